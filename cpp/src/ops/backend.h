@@ -1,0 +1,138 @@
+// Backend: what a device must be able to do for the decoder. The only virtual interface of the library.
+//
+// Contracts and checks live in ops/ops.h; a backend may assume that its arguments have passed them.
+// Shapes: M rows (tokens of all sequences of a step, one after the other), H hidden, Hq query heads,
+// Hkv KV heads, D head_dim. Activations are float32 on the CPU.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cache/kv_cache.h"
+#include "core/allocator.h"
+#include "core/tensor.h"
+#include "moa_rt/model_config.h"
+#include "moa_rt/types.h"
+
+namespace moa_rt {
+
+// A weight matrix (rows = outputs, cols = inputs) in whatever layout its backend reads fastest.
+struct Matrix {
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  DType dtype = DType::kF32;
+  Storage storage;
+
+  bool empty() const { return rows == 0; }
+};
+
+// Delivers rows [begin, begin + count) of a matrix, row-major, in the matrix's dtype.
+using RowReader =
+    std::function<void(std::int64_t begin, std::int64_t count, std::span<std::byte> out)>;
+
+// cos and sin of every position: float32 (positions, head_dim / 2) each, rotate-half convention.
+struct RopeTable {
+  Tensor cos;
+  Tensor sin;
+};
+
+// One sequence's share of a step: rows [row, row + count) of the activations are its positions
+// [position, position + count). cache->length() == position until the step ends.
+struct SequenceSlice {
+  KVCache* cache = nullptr;
+  std::int64_t row = 0;
+  std::int64_t count = 0;
+  std::int64_t position = 0;
+};
+
+struct AttentionShape {
+  std::int64_t num_query_heads = 0;
+  std::int64_t num_kv_heads = 0;
+  std::int64_t head_dim = 0;
+};
+
+// Upper bounds of every step, fixed when the engine opens: a backend sizes its workspaces by them.
+struct BackendLimits {
+  AttentionShape attention;
+  std::int64_t max_rows = 0;       // M
+  std::int64_t max_sequences = 0;  // slices in a step
+  std::int64_t max_seq_len = 0;
+  std::int64_t max_matrix_cols = 0;  // largest K of any matmul
+  DType dtype = DType::kF32;         // of matrices and caches
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual Device device() const = 0;
+  virtual std::string description() const = 0;  // "cpu (avx2, 2 threads)"
+  virtual Allocator& allocator() = 0;
+  virtual bool supports(DType dtype) const = 0;  // as matrix and cache type
+  virtual bool supports_head_dim(std::int64_t head_dim) const = 0;
+
+  // Bytes free for this process, now.
+  virtual std::int64_t free_bytes() const = 0;
+
+  // Workspaces: predicted from the limits, allocated once by reserve().
+  virtual std::int64_t workspace_bytes(const BackendLimits& limits) const = 0;
+  virtual void reserve(const BackendLimits& limits) = 0;
+
+  virtual std::int64_t matrix_bytes(std::int64_t rows, std::int64_t cols, DType dtype) const = 0;
+  virtual Matrix load_matrix(std::int64_t rows, std::int64_t cols, DType dtype,
+                             const RowReader& reader) = 0;
+  // Host memory to and from tensors of this device.
+  virtual void copy_to_device(Tensor& destination, const void* source) = 0;
+  virtual void copy_to_host(void* destination, const Tensor& source) = 0;
+
+  // out (M, H) = rows `tokens` of table (vocab, H).
+  virtual void embed(const Matrix& table, std::span<const std::int32_t> tokens, Tensor& out) = 0;
+  // out (M, H) = x / sqrt(mean(x^2) + eps) * weight. Root mean square layer norm, arXiv 1910.07467.
+  virtual void rms_norm(const Tensor& x, const Tensor& weight, double eps, Tensor& out) = 0;
+  // out (M, N) = x (M, K) @ weight (N, K)^T [+ bias (N)] [+ out]. Bit-equal per row for every M.
+  virtual void matmul(const Tensor& x, const Matrix& weight, const Tensor* bias, bool accumulate,
+                      Tensor& out) = 0;
+  // out (M, I) = silu(gate) * up, gate_up (M, 2I) = [gate | up]. arXiv 2002.05202.
+  virtual void silu_mul(const Tensor& gate_up, Tensor& out) = 0;
+
+  // qkv (M, (Hq + 2 Hkv) * D), in place: optional RMSNorm of each head of q and k, then RoPE of q and k
+  // at absolute positions. Slices of one row then append k and v to their cache (decode: append, then
+  // attend).
+  struct RopeArgs {
+    AttentionShape shape;
+    std::int64_t layer = 0;
+    std::span<const SequenceSlice> slices;
+    const RopeTable* rope = nullptr;
+    const Tensor* query_norm = nullptr;  // (D) or nullptr
+    const Tensor* key_norm = nullptr;    // (D) or nullptr
+    double norm_eps = 0.0;
+  };
+  virtual void rope_append(const RopeArgs& args, Tensor& qkv) = 0;
+
+  // out (M, Hq * D): attention of every query row over what its KV head keeps, token-exact mask of
+  // span.h, scale 1/sqrt(D), float32 softmax. Slices of one row read their cache. Longer slices attend
+  // over (cache + slice) and append afterwards (prefill: attend, then append). A sequence's result does
+  // not depend on the other slices, bit for bit.
+  struct AttentionArgs {
+    AttentionShape shape;
+    std::int64_t layer = 0;
+    std::span<const SequenceSlice> slices;
+  };
+  virtual void attention(const AttentionArgs& args, const Tensor& qkv, Tensor& out) = 0;
+
+  // out (R, H) = rows `index` of x (M, H).
+  virtual void gather_rows(const Tensor& x, std::span<const std::int64_t> index, Tensor& out) = 0;
+};
+
+// isa: "auto", "portable", "avx2", "avx512", "avx512_bf16". Throws UnsupportedError if this processor
+// lacks it.
+std::unique_ptr<Backend> make_cpu_backend(int num_threads, const std::string& isa = "auto");
+
+// Throws DeviceError where the build has no CUDA (cuda/ replaces the stub at link time).
+std::unique_ptr<Backend> make_cuda_backend(const Device& device);
+
+}  // namespace moa_rt
