@@ -4,8 +4,8 @@
 //   auto prompt = engine.tokenizer().encode("The capital of France is");
 //   std::vector<moa_rt::Completion> out = engine.generate({prompt}, {});
 //
-// An Engine may be used from several threads; calls are serialised by a lock. Several engines live in
-// one process without sharing anything.
+// An Engine may be used from several threads; calls are serialised by a lock. Several engines live
+// in one process without sharing anything.
 #pragma once
 
 #include <cstdint>
@@ -41,10 +41,10 @@ struct EngineOptions {
 };
 
 struct SamplingOptions {
-  double temperature = 0.0;  // 0, or anything below 1e-5: greedy
-  std::int64_t top_k = 0;    // 0: off
-  double top_p = 1.0;        // (0, 1]
-  double min_p = 0.0;        // [0, 1]
+  double temperature = 0.0;         // 0, or anything below 1e-5: greedy
+  std::int64_t top_k = 0;           // 0: off
+  double top_p = 1.0;               // (0, 1]
+  double min_p = 0.0;               // [0, 1]
   double repetition_penalty = 1.0;  // > 0, over prompt and output (CTRL, arXiv 1909.05858)
   double presence_penalty = 0.0;    // [-2, 2], over the output
   double frequency_penalty = 0.0;   // [-2, 2], over the output
@@ -55,14 +55,14 @@ struct SamplingOptions {
 struct RequestOptions {
   SamplingOptions sampling;
   std::optional<std::int64_t> max_new_tokens = 256;  // none: up to the sequence's token budget
-  std::int64_t min_new_tokens = 0;  // no stop by token before this many
+  std::int64_t min_new_tokens = 0;                   // no stop by token before this many
   std::vector<std::int64_t> stop_token_ids;
-  std::vector<std::string> stop;    // the output ends before the first of these
+  std::vector<std::string> stop;  // the output ends before the first of these
   bool ignore_eos = false;
-  bool truncate_left = false;       // drop the oldest prompt tokens instead of refusing (G3)
-  std::int64_t logprobs = -1;       // -1: none; 0: of the chosen token; k: and of the k likeliest
-  double deadline_seconds = 0.0;    // 0: none; a request still queued after this long fails (G17)
-  std::optional<SessionId> session; // continue this live sequence
+  bool truncate_left = false;        // drop the oldest prompt tokens instead of refusing (G3)
+  std::int64_t logprobs = -1;        // -1: none; 0: of the chosen token; k: and of the k likeliest
+  double deadline_seconds = 0.0;     // 0: none; a request still queued after this long fails (G17)
+  std::optional<SessionId> session;  // continue this live sequence
 };
 
 enum class FinishReason : std::uint8_t { kNone, kStop, kLength, kCancelled, kError };
@@ -100,7 +100,7 @@ struct Completion {
 // Bytes, split by what they are for.
 struct MemoryReport {
   std::int64_t weights = 0;
-  std::int64_t kv_cache = 0;        // live sequences now
+  std::int64_t kv_cache = 0;  // live sequences now
   std::int64_t kv_cache_peak = 0;
   std::int64_t kv_cache_limit = 0;  // what admission may give out
   std::int64_t scratch = 0;         // activations, logits, backend workspaces
@@ -117,7 +117,8 @@ struct EngineStats {
   std::int64_t decode_bytes = 0;  // weights and KV read by decode steps, for achieved GB/s
 };
 
-// The bytes an engine with these options will need, from the configuration alone: no weight is read.
+// The bytes an engine with these options will need, from the configuration alone: no weight is
+// read.
 struct MemoryPrediction {
   std::int64_t weights = 0;
   std::int64_t scratch = 0;
@@ -140,13 +141,13 @@ class Engine {
   Engine(Engine&&) noexcept;
   Engine& operator=(Engine&&) noexcept;
 
-  // Queues a prompt (token ids, at least one). The sequence's token budget N = prompt + max_new_tokens
-  // fixes its spans for good. Throws ArgumentError for a prompt or option out of bounds, ResourceError
-  // with the missing bytes if it can never fit.
+  // Queues a prompt (token ids, at least one). The sequence's token budget N = prompt +
+  // max_new_tokens fixes its spans for good. Throws ArgumentError for a prompt or option out of
+  // bounds, ResourceError with the missing bytes if it can never fit.
   RequestId submit(const std::vector<std::int32_t>& prompt, const RequestOptions& options = {});
 
-  // Admits what fits, runs one prefill chunk or one decode step over all running sequences, samples,
-  // and returns what happened. Returns an empty vector when there is nothing to do.
+  // Admits what fits, runs one prefill chunk or one decode step over all running sequences,
+  // samples, and returns what happened. Returns an empty vector when there is nothing to do.
   std::vector<TokenEvent> step();
 
   // Takes effect before the next step. Unknown and finished ids are ignored. From any thread.
@@ -164,8 +165,8 @@ class Engine {
   // already dropped a token that would be needed again.
   void rollback_session(SessionId session, std::int64_t count);
 
-  // A loop over submit() and step(). `on_token` is called after each step, one event at a time, with
-  // event.request = index of the prompt; returning false cancels that request.
+  // A loop over submit() and step(). `on_token` is called after each step, one event at a time,
+  // with event.request = index of the prompt; returning false cancels that request.
   using TokenCallback = std::function<bool(const TokenEvent&)>;
   std::vector<Completion> generate(const std::vector<std::vector<std::int32_t>>& prompts,
                                    const RequestOptions& options = {},
@@ -181,8 +182,8 @@ class Engine {
   // Logits of every position, float32 (T, vocab_size), row-major. For checking, not for speed.
   std::vector<float> logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget = 0);
 
-  // Asked between the layers of a step; returning true abandons the step: its requests are cancelled,
-  // their caches wiped, and the call throws StateError. For Ctrl-C.
+  // Asked between the layers of a step; returning true abandons the step: its requests are
+  // cancelled, their caches wiped, and the call throws StateError. For Ctrl-C.
   void set_interrupt(std::function<bool()> interrupted);
 
   // Cancels what runs and frees everything. Idempotent; every later call throws StateError.

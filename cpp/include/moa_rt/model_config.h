@@ -16,9 +16,9 @@ enum class RopeType : std::uint8_t { kDefault, kLinear, kLlama3 };
 struct RopeConfig {
   RopeType type = RopeType::kDefault;
   double theta = 10000.0;
-  double factor = 1.0;            // linear, llama3
-  double low_freq_factor = 1.0;   // llama3
-  double high_freq_factor = 4.0;  // llama3
+  double factor = 1.0;                                // linear, llama3
+  double low_freq_factor = 1.0;                       // llama3
+  double high_freq_factor = 4.0;                      // llama3
   std::int64_t original_max_position_embeddings = 0;  // llama3
 };
 
@@ -41,8 +41,8 @@ struct ModelConfig {
   std::optional<std::int64_t> bos_token_id;
   std::vector<std::int64_t> eos_token_ids;  // empty: generation stops on length only
 
-  // SHA-256 in hex over the shape and every weight, from the model directory's manifest; empty for a
-  // config that was not read from one. A plan is bound to a model by it.
+  // SHA-256 in hex over the shape and every weight, from the model directory's manifest; empty for
+  // a config that was not read from one. A plan is bound to a model by it.
   std::string fingerprint;
 
   std::int64_t query_size() const { return num_attention_heads * head_dim; }

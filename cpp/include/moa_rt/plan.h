@@ -16,7 +16,8 @@ namespace moa_rt {
 enum class OutOfRange : std::uint8_t { kDense, kRefuse };
 
 struct PlanDiagnostics {
-  std::int64_t clamped_heads = 0;  // heads whose rule exceeds N somewhere in the range (dense there)
+  std::int64_t clamped_heads =
+      0;  // heads whose rule exceeds N somewhere in the range (dense there)
 };
 
 class AttentionPlan {
@@ -45,7 +46,8 @@ class AttentionPlan {
   // Writes a temporary file beside `path`, syncs and renames. Throws IoError.
   void save(const std::string& path) const;
 
-  // Throws MismatchError if the plan's shape, or, unless `force`, its fingerprint is not the model's.
+  // Throws MismatchError if the plan's shape, or, unless `force`, its fingerprint is not the
+  // model's.
   void check_model(const ModelConfig& config, bool force = false) const;
   // Every rule gives at least one token at both ends of the length range (E6). Throws FormatError.
   PlanDiagnostics validate() const;
@@ -65,7 +67,8 @@ class AttentionPlan {
   HeadSpan head_span(std::int64_t layer, std::int64_t kv_head, std::int64_t n) const;
   // The same for all heads: spans(n)[layer][kv_head].
   std::vector<std::vector<HeadSpan>> spans(std::int64_t n) const;
-  // KV bytes of one sequence with a budget of n tokens: sum of spans * 2 * head_dim * size_of(dtype).
+  // KV bytes of one sequence with a budget of n tokens: sum of spans * 2 * head_dim *
+  // size_of(dtype).
   std::int64_t cache_bytes(std::int64_t n, std::int64_t head_dim, DType dtype) const;
   // Kept KV bytes over the KV bytes of a dense plan at n (a memory figure).
   double density(std::int64_t n) const;
@@ -73,8 +76,8 @@ class AttentionPlan {
   bool operator==(const AttentionPlan&) const = default;
 
   OutOfRange out_of_range = OutOfRange::kDense;
-  std::string fingerprint;                    // model it was made for; empty: any of the same shape
-  std::string model_name;                     // for people only
+  std::string fingerprint;  // model it was made for; empty: any of the same shape
+  std::string model_name;   // for people only
   std::map<std::string, std::string> provenance;  // how it was made
   std::map<std::string, double> quality;          // measured, for example "passkey@4096"
 

@@ -1,5 +1,5 @@
-// Spans of attention heads: the one place where alpha + beta * N is evaluated, and the one definition
-// of the mask and of the cache slots. constexpr, for host and device.
+// Spans of attention heads: the one place where alpha + beta * N is evaluated, and the one
+// definition of the mask and of the cache slots. constexpr, for host and device.
 //
 // A KV head keeps the first `sink` tokens of a sequence for ever and the last `window` tokens, the
 // query included. Mixture of Attention Spans, arXiv 2406.14909, equation 2.
@@ -21,9 +21,9 @@ inline constexpr std::int64_t kMaxTokens = std::int64_t{1} << 21;
 // span(N) = alpha + beta * N tokens, bounded by max_span if that is not 0. beta is a fixed-point
 // number with 32 fractional bits in [0, 1], so that every language gets the same integer.
 struct SpanRule {
-  std::int64_t alpha = 0;                          // tokens, |alpha| <= kMaxTokens
-  std::int64_t beta_q32 = std::int64_t{1} << 32;   // beta * 2^32
-  std::int64_t max_span = 0;                       // tokens, 0 = unbounded
+  std::int64_t alpha = 0;                         // tokens, |alpha| <= kMaxTokens
+  std::int64_t beta_q32 = std::int64_t{1} << 32;  // beta * 2^32
+  std::int64_t max_span = 0;                      // tokens, 0 = unbounded
 
   bool operator==(const SpanRule&) const = default;
 };
@@ -52,8 +52,8 @@ MOA_RT_HOST_DEVICE constexpr std::int64_t raw_span(const SpanRule& rule, std::in
 }
 
 // The span of a rule for a sequence with a budget of n tokens (prompt + new tokens, 1..kMaxTokens):
-// round_up(clamp(alpha + beta * n, sink + rounding, n), rounding), where max_span, if any, bounds the
-// rule first. A head with span >= n is dense.
+// round_up(clamp(alpha + beta * n, sink + rounding, n), rounding), where max_span, if any, bounds
+// the rule first. A head with span >= n is dense.
 MOA_RT_HOST_DEVICE constexpr HeadSpan resolve_span(const SpanRule& rule, std::int64_t sink,
                                                    std::int64_t rounding, std::int64_t n) {
   std::int64_t span = raw_span(rule, n);

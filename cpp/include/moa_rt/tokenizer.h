@@ -26,9 +26,9 @@ class Tokenizer {
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
 
-  // UTF-8 text to ids. With `add_special` the tokenizer's own template adds BOS or EOS. The spelling
-  // of a special token inside `text` is plain text unless `allow_special` (D8). Throws ArgumentError
-  // with the byte offset for invalid UTF-8. Linear in the length of the text.
+  // UTF-8 text to ids. With `add_special` the tokenizer's own template adds BOS or EOS. The
+  // spelling of a special token inside `text` is plain text unless `allow_special` (D8). Throws
+  // ArgumentError with the byte offset for invalid UTF-8. Linear in the length of the text.
   std::vector<std::int32_t> encode(std::string_view text, bool add_special = true,
                                    bool allow_special = false) const;
 
@@ -36,8 +36,8 @@ class Tokenizer {
   // outside the vocabulary.
   std::string decode(const std::vector<std::int32_t>& ids, bool skip_special = true) const;
 
-  // One turn of conversation as the model was trained to read it. The family's template is built in;
-  // throws UnsupportedError if the model has none and ArgumentError for an unknown role.
+  // One turn of conversation as the model was trained to read it. The family's template is built
+  // in; throws UnsupportedError if the model has none and ArgumentError for an unknown role.
   std::string apply_chat_template(const std::vector<ChatMessage>& messages,
                                   bool add_generation_prompt = true) const;
   // The same as ids: markers become special tokens, contents never do (D8).

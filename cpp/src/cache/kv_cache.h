@@ -61,7 +61,8 @@ class KVCache {
   CacheLayout layout_;
   Storage storage_;
   std::int64_t length_ = 0;
-  std::int64_t written_end_ = 0;  // highest length ever reached: slots up to it have been overwritten
+  std::int64_t written_end_ =
+      0;  // highest length ever reached: slots up to it have been overwritten
 };
 
 }  // namespace moa_rt

@@ -14,13 +14,15 @@ namespace moa_rt {
 // Alignment of every block: a cache line and an AVX-512 register.
 inline constexpr std::size_t kAlignment = 64;
 
-// Gives and takes blocks. Counts its calls and bytes, so that a test can show that decode makes none.
+// Gives and takes blocks. Counts its calls and bytes, so that a test can show that decode makes
+// none.
 class Allocator {
  public:
   virtual ~Allocator() = default;
   virtual Device device() const = 0;
 
-  // At least `bytes` (> 0) bytes aligned to kAlignment. Throws ResourceError with the bytes asked for.
+  // At least `bytes` (> 0) bytes aligned to kAlignment. Throws ResourceError with the bytes asked
+  // for.
   void* allocate(std::int64_t bytes);
   void release(void* data, std::int64_t bytes) noexcept;
 

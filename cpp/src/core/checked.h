@@ -8,7 +8,8 @@
 
 namespace moa_rt {
 
-// An unsigned 64-bit size that has been computed without overflow, or the knowledge that it was not.
+// An unsigned 64-bit size that has been computed without overflow, or the knowledge that it was
+// not.
 class CheckedSize {
  public:
   constexpr CheckedSize(std::uint64_t value) : value_(value) {}  // NOLINT: implicit on purpose

@@ -1,5 +1,5 @@
-// Strict JSON for files from outside: duplicate keys, depth, size and exact integers are checked while
-// parsing, which a map-building parser cannot do afterwards.
+// Strict JSON for files from outside: duplicate keys, depth, size and exact integers are checked
+// while parsing, which a map-building parser cannot do afterwards.
 #pragma once
 
 #include <cstdint>
@@ -16,9 +16,10 @@ struct JsonLimits {
   int max_depth = 16;
 };
 
-// Parses a whole document. Throws FormatError with `path` and the byte offset for anything that is not
-// exactly one JSON value in UTF-8: a byte order mark, trailing text, NaN, duplicate keys, too deep, too
-// large. Integers are kept as int64 or uint64; an integer that fits neither stays a float.
+// Parses a whole document. Throws FormatError with `path` and the byte offset for anything that is
+// not exactly one JSON value in UTF-8: a byte order mark, trailing text, NaN, duplicate keys, too
+// deep, too large. Integers are kept as int64 or uint64; an integer that fits neither stays a
+// float.
 Json parse_json(std::string_view text, const std::string& path, const JsonLimits& limits = {});
 
 // Typed reading of one object with errors that name file, item and field. 32.0 is not an integer,
@@ -28,7 +29,7 @@ class JsonObject {
   // Throws FormatError if `value` is not an object. Both must outlive this.
   JsonObject(const Json& value, const std::string& path, std::string item = "");
 
-  bool has(const char* field) const;   // present and not null
+  bool has(const char* field) const;       // present and not null
   bool contains(const char* field) const;  // present, null included
   std::int64_t integer(const char* field, std::int64_t min, std::int64_t max) const;
   double number(const char* field, double min, double max) const;  // finite; integers accepted

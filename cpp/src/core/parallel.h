@@ -22,7 +22,8 @@ class ThreadTask {
 };
 
 // The calling thread works as thread 0. Waiting threads spin for a short while and then sleep. Not
-// re-entrant; one caller at a time. Safe to destroy in a forked child, where its threads do not exist.
+// re-entrant; one caller at a time. Safe to destroy in a forked child, where its threads do not
+// exist.
 class ThreadPool {
  public:
   // `threads` >= 1. Throws ResourceError if a thread cannot be started.
@@ -35,8 +36,8 @@ class ThreadPool {
   // Runs task(thread) for every thread in [0, size()) and waits. The first exception is rethrown.
   void run(ThreadTask task);
 
-  // body(begin, end, thread) over [0, count) in contiguous parts that depend only on count, the grain
-  // and size(). Parts are multiples of `grain`.
+  // body(begin, end, thread) over [0, count) in contiguous parts that depend only on count, the
+  // grain and size(). Parts are multiples of `grain`.
   template <typename Body>
   void parallel_for(std::int64_t count, std::int64_t grain, Body&& body) {
     const std::int64_t grains = (count + grain - 1) / grain;

@@ -13,15 +13,16 @@ namespace moa_rt {
 
 inline constexpr int kMaxRank = 4;
 
-// Contiguous, row-major, at most rank 4. Copying a Tensor copies the view; a Tensor made by `allocate`
-// is move-only in spirit: keep the owner, hand out view().
+// Contiguous, row-major, at most rank 4. Copying a Tensor copies the view; a Tensor made by
+// `allocate` is move-only in spirit: keep the owner, hand out view().
 class Tensor {
  public:
   Tensor() = default;
   // A view of memory that somebody else owns.
   Tensor(void* data, DType dtype, std::initializer_list<std::int64_t> shape);
   // Owns its memory. Throws ResourceError.
-  static Tensor allocate(Allocator& allocator, DType dtype, std::initializer_list<std::int64_t> shape);
+  static Tensor allocate(Allocator& allocator, DType dtype,
+                         std::initializer_list<std::int64_t> shape);
 
   Tensor(Tensor&&) noexcept = default;
   Tensor& operator=(Tensor&&) noexcept = default;

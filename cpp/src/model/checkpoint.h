@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "io/safetensors.h"
-#include "model/weight_manifest.h"
 #include "moa_rt/model_config.h"
+#include "model/weight_manifest.h"
 #include "ops/backend.h"
 
 namespace moa_rt {
@@ -36,8 +36,8 @@ struct ModelWeights {
 // An opened and checked checkpoint: the header matches the weight manifest, no weight read yet.
 class Checkpoint {
  public:
-  // Reads manifest.json and the header of model.safetensors. Throws MismatchError listing everything
-  // that is missing, extra or misshaped (B1, B2, B5).
+  // Reads manifest.json and the header of model.safetensors. Throws MismatchError listing
+  // everything that is missing, extra or misshaped (B1, B2, B5).
   Checkpoint(const std::string& model_dir, const ModelConfig& config);
 
   // The type the matrices are stored in.

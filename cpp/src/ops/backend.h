@@ -1,8 +1,9 @@
-// Backend: what a device must be able to do for the decoder. The only virtual interface of the library.
+// Backend: what a device must be able to do for the decoder. The only virtual interface of the
+// library.
 //
 // Contracts and checks live in ops/ops.h; a backend may assume that its arguments have passed them.
-// Shapes: M rows (tokens of all sequences of a step, one after the other), H hidden, Hq query heads,
-// Hkv KV heads, D head_dim. Activations are float32 on the CPU.
+// Shapes: M rows (tokens of all sequences of a step, one after the other), H hidden, Hq query
+// heads, Hkv KV heads, D head_dim. Activations are float32 on the CPU.
 #pragma once
 
 #include <cstdint>
@@ -99,9 +100,9 @@ class Backend {
   // out (M, I) = silu(gate) * up, gate_up (M, 2I) = [gate | up]. arXiv 2002.05202.
   virtual void silu_mul(const Tensor& gate_up, Tensor& out) = 0;
 
-  // qkv (M, (Hq + 2 Hkv) * D), in place: optional RMSNorm of each head of q and k, then RoPE of q and k
-  // at absolute positions. Slices of one row then append k and v to their cache (decode: append, then
-  // attend).
+  // qkv (M, (Hq + 2 Hkv) * D), in place: optional RMSNorm of each head of q and k, then RoPE of q
+  // and k at absolute positions. Slices of one row then append k and v to their cache (decode:
+  // append, then attend).
   struct RopeArgs {
     AttentionShape shape;
     std::int64_t layer = 0;
@@ -114,9 +115,9 @@ class Backend {
   virtual void rope_append(const RopeArgs& args, Tensor& qkv) = 0;
 
   // out (M, Hq * D): attention of every query row over what its KV head keeps, token-exact mask of
-  // span.h, scale 1/sqrt(D), float32 softmax. Slices of one row read their cache. Longer slices attend
-  // over (cache + slice) and append afterwards (prefill: attend, then append). A sequence's result does
-  // not depend on the other slices, bit for bit.
+  // span.h, scale 1/sqrt(D), float32 softmax. Slices of one row read their cache. Longer slices
+  // attend over (cache + slice) and append afterwards (prefill: attend, then append). A sequence's
+  // result does not depend on the other slices, bit for bit.
   struct AttentionArgs {
     AttentionShape shape;
     std::int64_t layer = 0;
@@ -128,8 +129,8 @@ class Backend {
   virtual void gather_rows(const Tensor& x, std::span<const std::int64_t> index, Tensor& out) = 0;
 };
 
-// isa: "auto", "portable", "avx2", "avx512", "avx512_bf16". Throws UnsupportedError if this processor
-// lacks it.
+// isa: "auto", "portable", "avx2", "avx512", "avx512_bf16". Throws UnsupportedError if this
+// processor lacks it.
 std::unique_ptr<Backend> make_cpu_backend(int num_threads, const std::string& isa = "auto");
 
 // Throws DeviceError where the build has no CUDA (cuda/ replaces the stub at link time).
