@@ -93,6 +93,7 @@ class Backend {
   // out (M, H) = rows `tokens` of table (vocab, H).
   virtual void embed(const Matrix& table, std::span<const std::int32_t> tokens, Tensor& out) = 0;
   // out (M, H) = x / sqrt(mean(x^2) + eps) * weight. Root mean square layer norm, arXiv 1910.07467.
+  // out may be x itself.
   virtual void rms_norm(const Tensor& x, const Tensor& weight, double eps, Tensor& out) = 0;
   // out (M, N) = x (M, K) @ weight (N, K)^T [+ bias (N)] [+ out]. Bit-equal per row for every M.
   virtual void matmul(const Tensor& x, const Matrix& weight, const Tensor* bias, bool accumulate,
