@@ -37,13 +37,15 @@ class AttentionPlan {
                                   std::int64_t min_length = 1,
                                   std::int64_t max_length = kMaxTokens);
 
-  // Schema v1, at most 16 MiB. Throws IoError, FormatError or UnsupportedError.
+  // Schema v1, at most 16 MiB. Throws IoError, FormatError, UnsupportedError for a later version,
+  // or MismatchError for another granularity or layers of different width.
   static AttentionPlan load(const std::string& path);
   static AttentionPlan parse(const std::string& text, const std::string& path = "<string>");
 
   // Equal content gives equal bytes: sorted keys, shortest decimals, no time stamp.
   std::string to_json() const;
-  // Writes a temporary file beside `path`, syncs and renames. Throws IoError.
+  // Validates, writes a temporary file beside `path`, syncs and renames. Throws IoError,
+  // FormatError.
   void save(const std::string& path) const;
 
   // Throws MismatchError if the plan's shape, or, unless `force`, its fingerprint is not the
@@ -80,6 +82,8 @@ class AttentionPlan {
   std::string model_name;   // for people only
   std::map<std::string, std::string> provenance;  // how it was made
   std::map<std::string, double> quality;          // measured, for example "passkey@4096"
+  // Values of keys that start with "x_", as JSON text: kept, never read.
+  std::map<std::string, std::string> extensions;
 
  private:
   std::vector<std::vector<SpanRule>> rules_;

@@ -27,7 +27,8 @@ struct PositionRuns {
   const PositionRun* end() const { return runs.data() + size; }
 };
 
-// Runs of a head after positions [0, length) have been appended.
+// Runs of a head after positions [0, length) have been appended. After a rollback the oldest token
+// of a full ring may already be gone from its slot; no query from `length` on sees that position.
 PositionRuns position_runs(const HeadSpan& head, std::int64_t length);
 
 // Typed access to one head of one layer.
@@ -52,12 +53,15 @@ class KVCache {
   void advance(std::int64_t count);
 
   // Whether the last `count` tokens can be taken back: no window may have dropped a token that a
-  // query at the new end would still see.
+  // query at the new end would still see. Exact for every head: one token always can, more only
+  // where nothing kept of the shorter sequence has been overwritten.
   bool can_rollback(std::int64_t count) const;
   // Throws StateError, and changes nothing, if they cannot.
   void rollback(std::int64_t count);
 
  private:
+  bool nothing_lost_before(std::int64_t end) const;
+
   CacheLayout layout_;
   Storage storage_;
   std::int64_t length_ = 0;
