@@ -1,0 +1,12 @@
+// moa_rt._core: the C++ library in Python. Each bind_*.cc holds one subject.
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "C++ core of moa_rt.";
+  module.attr("__version__") = MOA_RT_VERSION;
+  moa_rt::bindings::bind_errors(module);
+  moa_rt::bindings::bind_types(module);
+  moa_rt::bindings::bind_span(module);
+  moa_rt::bindings::bind_plan(module);
+  moa_rt::bindings::bind_io(module);
+}
