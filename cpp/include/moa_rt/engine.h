@@ -32,7 +32,8 @@ struct EngineOptions {
   bool force_plan = false;            // accept a plan whose fingerprint is another model's
   std::string device = "cpu";         // "cpu", "cuda", "cuda:<index>"
   std::string dtype = "auto";         // "auto": as stored; "bfloat16", "float32"
-  std::int64_t max_batch = 8;         // sequences that run at the same time, sessions included
+  std::int64_t max_batch = 8;         // requests that run at the same time
+  std::int64_t max_queue = 4096;      // requests that wait; one more is refused with BusyError
   std::int64_t max_seq_len = 0;       // longest token budget; 0: the model's own limit
   std::int64_t prefill_chunk = 256;   // tokens of prompts processed in one step
   std::int64_t num_threads = 0;       // 0: one for each available core
@@ -131,6 +132,10 @@ struct MemoryPrediction {
   }
 };
 MemoryPrediction predict_memory(const std::string& model_dir, const EngineOptions& options);
+
+// Reads every file of a converted model and compares it with its SHA-256 in the manifest. Throws
+// FormatError naming the file and, where it can be told, the tensor.
+void verify_model(const std::string& model_dir);
 
 class Engine {
  public:

@@ -1,0 +1,145 @@
+// Engine::Impl: the state behind the public class. Its methods are spread over the files of this
+// folder by subject: loading, admission, stepping, generating, scoring.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "moa_rt/engine.h"
+#include "model/decoder.h"
+#include "ops/backend.h"
+#include "runtime/request.h"
+#include "runtime/sampler.h"
+
+namespace moa_rt {
+
+class Engine::Impl {
+ public:
+  Impl(const std::string& model_dir, const EngineOptions& options);
+  ~Impl();
+
+  RequestId submit(const std::vector<std::int32_t>& prompt, const RequestOptions& options);
+  std::vector<TokenEvent> step();
+  void cancel(RequestId request);
+  bool has_work() const;
+
+  SessionId open_session(std::int64_t token_budget);
+  void close_session(SessionId session);
+  std::int64_t session_length(SessionId session) const;
+  void rollback_session(SessionId session, std::int64_t count);
+
+  std::vector<Completion> generate(const std::vector<std::vector<std::int32_t>>& prompts,
+                                   const std::vector<RequestOptions>& options,
+                                   const TokenCallback& on_token);
+
+  // Feeds the logits of every position of `token_ids`, in order, to `row(position, logits)`.
+  using LogitsSink = std::function<void(std::int64_t position, std::span<const float> logits)>;
+  void for_each_logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget,
+                       const LogitsSink& row);
+
+  void set_interrupt(std::function<bool()> interrupted);
+  void close();
+  bool closed() const { return closed_.load(); }
+
+  const ModelConfig& config() const { return config_; }
+  const AttentionPlan& plan() const { return *options_.plan; }
+  const Tokenizer& tokenizer() const;
+  const EngineOptions& options() const { return options_; }
+  MemoryReport memory() const;
+  EngineStats stats() const;
+
+ private:
+  // --- generate.cc
+  // kStalled: nothing runs, and what waits cannot be admitted until a session is closed.
+  enum class StepOutcome : std::uint8_t { kProgress, kAbandoned, kStalled };
+  StepOutcome step_for_generate();
+  void deliver(const std::vector<TokenEvent>& events, const std::vector<RequestId>& ids,
+               const TokenCallback& on_token);
+
+  // --- engine_impl.cc
+  void load_tokenizer(const std::string& model_dir);
+  // Every public call starts with one of these.
+  // Throws StateError if closed, in a forked child, or called from a callback of this engine.
+  void check_usable() const;
+  std::unique_lock<std::mutex> enter() const;
+
+  // --- admission.cc
+  std::unique_ptr<Request> make_request(const std::vector<std::int32_t>& prompt,
+                                        const RequestOptions& options, EventSink sink);
+  RequestId enqueue(std::unique_ptr<Request> request);
+  void check_tokens(const std::vector<std::int32_t>& tokens, const char* what) const;
+  Session& find_session(SessionId session);
+  KVCache make_cache(std::int64_t budget);
+  // Throws ResourceError with the missing bytes if a cache of this budget can never be given out.
+  void check_fits_at_all(std::int64_t budget) const;
+  std::int64_t cache_bytes(std::int64_t budget) const;
+  std::int64_t live_kv_bytes() const;
+  bool admit_one(Request& request);
+  void admit();
+  void drop_cancelled();
+  void expire_deadlines();
+
+  // --- step.cc
+  void step_locked();
+  void run_batch(bool prefill);
+  void collect_slices(bool prefill);
+  void abandon_batch();
+  void sample_rows();
+  void accept_token(Request& request, std::span<const float> logits);
+  void finish(Request& request, TokenEvent event);
+  void fail(Request& request, ErrorCode code, const std::string& message);
+  void remove_finished();
+  void emit(const Request& request, TokenEvent event);
+
+  ModelConfig config_;
+  EngineOptions options_;
+  DType dtype_ = DType::kF32;
+  pid_t owner_ = 0;
+
+  // Order matters: the backend's allocator outlives everything that was allocated from it.
+  std::unique_ptr<Backend> backend_;
+  std::optional<Tokenizer> tokenizer_;
+  std::unique_ptr<Decoder> decoder_;
+  Activations activations_;
+  std::unique_ptr<Sampler> sampler_;
+  MemoryPrediction prediction_;
+
+  std::deque<std::unique_ptr<Request>> queue_;
+  std::vector<std::unique_ptr<Request>> running_;
+  std::map<SessionId, std::unique_ptr<Session>> sessions_;
+  std::int64_t kv_peak_bytes_ = 0;
+  bool last_was_prefill_ = false;
+  std::vector<TokenEvent> events_;
+  EngineStats stats_;
+  RequestId next_id_ = 1;
+
+  // The batch of the step in progress; members so that a step allocates nothing.
+  std::vector<Request*> batch_;
+  std::vector<SequenceSlice> slices_;
+  std::vector<std::int32_t> tokens_;
+  std::vector<Request*> sampled_;
+  std::vector<std::int64_t> sampled_rows_;
+
+  mutable std::mutex mutex_;   // everything above
+  std::mutex generate_mutex_;  // one generate() at a time
+  std::mutex cancel_mutex_;    // cancelled_ids_, so that cancel() never waits for a step
+  std::set<RequestId> cancelled_ids_;
+  std::function<bool()> interrupted_;
+  bool abandoned_ = false;
+  std::atomic<bool> closed_{false};
+  std::atomic<bool> close_requested_{false};
+  std::atomic<std::thread::id> callback_thread_{};
+};
+
+}  // namespace moa_rt

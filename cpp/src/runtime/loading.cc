@@ -1,0 +1,145 @@
+#include "runtime/loading.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/message.h"
+#include "core/parallel.h"
+#include "io/file.h"
+#include "moa_rt/error.h"
+#include "moa_rt/tokenizer.h"
+#include "model/rope_table.h"
+
+namespace moa_rt {
+namespace {
+
+// Code, stacks and library tables of a process that runs nothing but the engine.
+constexpr std::int64_t kProcessBytes = std::int64_t{8} << 20;
+
+void check_range(const char* name, std::int64_t value, std::int64_t min, std::int64_t max) {
+  if (value >= min && value <= max) return;
+  throw ArgumentError(describe({.field = name,
+                                .got = std::to_string(value),
+                                .want = std::to_string(min) + ".." + std::to_string(max)}));
+}
+
+std::unique_ptr<Backend> make_backend(const EngineOptions& options) {
+  const Device device = parse_device(options.device);
+  if (device.type == DeviceType::kCuda) return make_cuda_backend(device);
+  return make_cpu_backend(static_cast<int>(options.num_threads), options.cpu_isa);
+}
+
+EngineOptions resolve_numbers(EngineOptions options, const ModelConfig& config) {
+  constexpr std::int64_t kMaxBatch = 4096;
+  constexpr std::int64_t kMaxChunk = 16384;
+  constexpr std::int64_t kMaxThreads = 1024;
+  if (options.num_threads == 0) options.num_threads = available_cores();
+  if (options.max_seq_len == 0) options.max_seq_len = config.max_position_embeddings;
+  check_range("max_batch", options.max_batch, 1, kMaxBatch);
+  check_range("max_queue", options.max_queue, 0, INT32_MAX);
+  check_range("max_seq_len", options.max_seq_len, 1,
+              std::min(config.max_position_embeddings, kMaxTokens));
+  check_range("prefill_chunk", options.prefill_chunk, 1, kMaxChunk);
+  check_range("num_threads", options.num_threads, 1, kMaxThreads);
+  check_range("kv_cache_bytes", options.kv_cache_bytes, 0, INT64_MAX);
+  options.prefill_chunk = std::min(options.prefill_chunk, options.max_seq_len);
+  return options;
+}
+
+// Weights run as stored where the backend can; what it cannot, in float32, which loses nothing.
+DType resolve_dtype(const std::string& name, DType stored, const Backend& backend) {
+  const DType wanted = name != "auto"             ? parse_dtype(name)
+                       : backend.supports(stored) ? stored
+                                                  : DType::kF32;
+  if (!backend.supports(wanted)) {
+    throw UnsupportedError(
+        describe({.field = "dtype",
+                  .got = dtype_name(wanted),
+                  .want = "a type that " + backend.description() + " computes in"}));
+  }
+  return wanted;
+}
+
+std::int64_t tokenizer_bytes(const std::string& model_dir) {
+  if (!file_exists(join_path(model_dir, "tokenizer.json"))) return 0;
+  return Tokenizer::load(model_dir).memory_bytes();
+}
+
+MemoryPrediction predict(const LoadPlan& plan, std::int64_t runtime_bytes) {
+  const EngineOptions& options = plan.options;
+  MemoryPrediction memory;
+  memory.weights = Checkpoint::predict_bytes(plan.config, *plan.backend, plan.dtype);
+  memory.scratch = Activations::predict_bytes(plan.config, plan.step_rows(), plan.logit_rows()) +
+                   rope_table_bytes(plan.config, options.max_seq_len) +
+                   plan.backend->workspace_bytes(plan.backend_limits());
+  memory.runtime = runtime_bytes;
+  const CacheLayout layout(options.plan->spans(options.max_seq_len), plan.config.head_dim,
+                           plan.dtype);
+  memory.kv_per_sequence = layout.total_bytes();
+  for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
+    memory.kv_per_layer.push_back(layout.layer_bytes(layer));
+  }
+  memory.dense_kv_per_sequence =
+      AttentionPlan::dense(plan.config)
+          .cache_bytes(options.max_seq_len, plan.config.head_dim, plan.dtype);
+  return memory;
+}
+
+}  // namespace
+
+BackendLimits LoadPlan::backend_limits() const {
+  return {.attention = {config.num_attention_heads, config.num_key_value_heads, config.head_dim},
+          .max_rows = step_rows(),
+          .max_sequences = options.max_batch,
+          .max_seq_len = options.max_seq_len,
+          .max_matrix_cols =
+              std::max({config.hidden_size, config.intermediate_size, config.query_size()}),
+          .dtype = dtype};
+}
+
+LoadPlan prepare_load(const std::string& model_dir, const EngineOptions& options) {
+  LoadPlan plan;
+  plan.config = ModelConfig::load(model_dir);
+  plan.options = resolve_numbers(options, plan.config);
+  if (!plan.options.plan) plan.options.plan = AttentionPlan::dense(plan.config);
+  plan.options.plan->check_model(plan.config, options.force_plan);
+  plan.options.plan->validate();
+  plan.backend = make_backend(plan.options);
+  if (!plan.backend->supports_head_dim(plan.config.head_dim)) {
+    throw UnsupportedError(describe({.file = join_path(model_dir, "config.json"),
+                                     .field = "head_dim",
+                                     .got = std::to_string(plan.config.head_dim),
+                                     .want = "64, 80, 96 or 128"}));
+  }
+  plan.checkpoint = std::make_unique<Checkpoint>(model_dir, plan.config);
+  plan.dtype = resolve_dtype(plan.options.dtype, plan.checkpoint->stored_dtype(), *plan.backend);
+  plan.options.dtype = dtype_name(plan.dtype);
+  plan.memory = predict(plan, tokenizer_bytes(model_dir) + kProcessBytes);
+  return plan;
+}
+
+void check_memory(const LoadPlan& plan, std::int64_t free_bytes) {
+  const MemoryPrediction& need = plan.memory;
+  if (need.total(1) <= free_bytes) return;
+  const std::int64_t left = free_bytes - need.total(0);
+  const std::int64_t fitting =
+      left > 0 ? left / std::max<std::int64_t>(need.kv_per_sequence, 1) : 0;
+  std::string layers;
+  for (const std::int64_t bytes : need.kv_per_layer) {
+    layers += (layers.empty() ? "" : " ") + std::to_string(bytes);
+  }
+  throw ResourceError(
+      "memory of " + plan.backend->description() + ": need " + std::to_string(need.total(1)) +
+      " bytes (weights " + std::to_string(need.weights) + ", scratch " +
+      std::to_string(need.scratch) + ", KV of one sequence of " +
+      std::to_string(plan.options.max_seq_len) + " tokens " + std::to_string(need.kv_per_sequence) +
+      "), free " + std::to_string(free_bytes) + ", missing " +
+      std::to_string(need.total(1) - free_bytes) +
+      "; largest batch that fits: " + std::to_string(fitting) + "; KV bytes per layer: " + layers);
+}
+
+MemoryPrediction predict_memory(const std::string& model_dir, const EngineOptions& options) {
+  return prepare_load(model_dir, options).memory;
+}
+
+}  // namespace moa_rt

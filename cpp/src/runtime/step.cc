@@ -1,0 +1,202 @@
+// One step: a prefill chunk or a decode step over all running sequences, then sampling.
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "moa_rt/error.h"
+#include "runtime/engine_impl.h"
+
+namespace moa_rt {
+namespace {
+
+// Bytes of the filled slots: what one decode step reads of a sequence.
+std::int64_t filled_bytes(const KVCache& cache) {
+  const CacheLayout& layout = cache.layout();
+  std::int64_t slots = 0;
+  for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
+    for (std::int64_t head = 0; head < layout.num_kv_heads(); ++head) {
+      slots += filled_slots(layout.head_span(layer, head), cache.length());
+    }
+  }
+  return slots * 2 * layout.head_dim() * size_of(layout.dtype());
+}
+
+}  // namespace
+
+std::vector<TokenEvent> Engine::Impl::step() {
+  const auto lock = enter();
+  step_locked();
+  if (abandoned_) {
+    abandoned_ = false;
+    throw StateError("step interrupted; its requests were cancelled");
+  }
+  return std::exchange(events_, {});
+}
+
+void Engine::Impl::step_locked() {
+  drop_cancelled();
+  expire_deadlines();
+  admit();
+  if (running_.empty()) return;
+
+  const auto prefilling = [](const auto& request) { return request->prefilling(); };
+  const bool any_prefill = std::any_of(running_.begin(), running_.end(), prefilling);
+  const bool any_decode = !std::all_of(running_.begin(), running_.end(), prefilling);
+  // Prompts and answers take turns, so that a long prompt does not silence everybody else.
+  const bool prefill = any_prefill && !(any_decode && last_was_prefill_);
+  last_was_prefill_ = prefill;
+  run_batch(prefill);
+}
+
+// Picks rows: of prompts, in order of arrival, until the chunk is full; of answers, one each.
+void Engine::Impl::collect_slices(bool prefill) {
+  batch_.clear();
+  slices_.clear();
+  tokens_.clear();
+  for (const auto& request : running_) {
+    if (request->prefilling() != prefill) continue;
+    const auto row = static_cast<std::int64_t>(tokens_.size());
+    const std::int64_t position = request->cache->length();
+    std::int64_t count = 1;
+    if (prefill) {
+      count = std::min(request->prompt_left(), options_.prefill_chunk - row);
+      if (count == 0) break;
+      const auto begin = request->prompt.begin() + request->prefilled;
+      tokens_.insert(tokens_.end(), begin, begin + count);
+    } else {
+      tokens_.push_back(request->output.back());
+    }
+    batch_.push_back(request.get());
+    slices_.push_back({request->cache, row, count, position});
+  }
+}
+
+void Engine::Impl::run_batch(bool prefill) {
+  const auto start = std::chrono::steady_clock::now();
+  collect_slices(prefill);
+  if (!decoder_->forward({tokens_, slices_}, activations_, interrupted_)) {
+    abandon_batch();
+    return;
+  }
+
+  sampled_.clear();
+  sampled_rows_.clear();
+  for (std::size_t i = 0; i < batch_.size(); ++i) {
+    Request& request = *batch_[i];
+    const SequenceSlice& slice = slices_[i];
+    request.cache->advance(slice.count);
+    if (prefill) request.prefilled += slice.count;
+    if (request.prefilling()) continue;
+    sampled_.push_back(&request);
+    sampled_rows_.push_back(slice.row + slice.count - 1);
+  }
+  sample_rows();
+
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  const auto rows = static_cast<std::int64_t>(tokens_.size());
+  ++stats_.steps;
+  if (prefill) {
+    stats_.prefill_tokens += rows;
+    stats_.prefill_seconds += elapsed.count();
+  } else {
+    stats_.decode_tokens += rows;
+    stats_.decode_seconds += elapsed.count();
+    stats_.decode_bytes += decoder_->bytes_per_step();
+    for (const SequenceSlice& slice : slices_) stats_.decode_bytes += filled_bytes(*slice.cache);
+  }
+  remove_finished();
+}
+
+// An abandoned step leaves caches that hold some layers of the new tokens and not others: nothing
+// that used them may go on.
+void Engine::Impl::abandon_batch() {
+  for (Request* request : batch_) {
+    const Session* session = request->session;
+    finish(*request, {.finish = FinishReason::kCancelled});
+    if (session != nullptr) sessions_.erase(session->id);
+  }
+  remove_finished();
+  abandoned_ = true;
+}
+
+void Engine::Impl::sample_rows() {
+  if (sampled_.empty()) return;
+  // A prompt without new tokens wants no logits, but nothing is lost by computing them with the
+  // rest.
+  const Tensor logits = decoder_->logits(sampled_rows_, activations_);
+  const auto vocab = static_cast<std::size_t>(config_.vocab_size);
+  for (std::size_t i = 0; i < sampled_.size(); ++i) {
+    Request& request = *sampled_[i];
+    if (request.max_new_tokens == 0) {
+      finish(request, {.finish = FinishReason::kLength});
+      continue;
+    }
+    try {
+      accept_token(request, {logits.data<float>() + i * vocab, vocab});
+    } catch (const NumericError& error) {
+      fail(request, error.code(), error.what());
+    }
+  }
+}
+
+void Engine::Impl::accept_token(Request& request, std::span<const float> logits) {
+  const auto index = static_cast<std::int64_t>(request.output.size());
+  const bool stop_allowed = index + 1 >= request.options.min_new_tokens;
+  const std::int32_t token =
+      sampler_->sample(logits, request.options.sampling, request.history, request.seed, index,
+                       stop_allowed ? std::span<const std::int64_t>() : request.stops.token_ids());
+  request.output.push_back(token);
+  request.history.add_output(token);
+
+  TokenEvent event{.token = token};
+  if (request.options.logprobs >= 0) {
+    event.logprob = token_logprob(logits, token, request.options.logprobs);
+  }
+  const bool stopped = stop_allowed && request.stops.is_stop_token(token);
+  if (request.detokenizer && !stopped) {
+    event.text = request.stops.push(request.detokenizer->push(token));
+  }
+  if (stopped || (stop_allowed && request.stops.matched())) {
+    event.finish = FinishReason::kStop;
+  } else if (index + 1 == request.max_new_tokens) {
+    event.finish = FinishReason::kLength;
+  }
+  if (event.finish == FinishReason::kNone) {
+    emit(request, std::move(event));
+  } else {
+    finish(request, std::move(event));
+  }
+}
+
+// Releases the text held back, hands the session on, and marks the request for removal.
+void Engine::Impl::finish(Request& request, TokenEvent event) {
+  if (request.detokenizer && !request.stops.matched()) {
+    event.text += request.stops.push(request.detokenizer->finish());
+    event.text += request.stops.finish();
+  }
+  if (request.session != nullptr) {
+    request.session->active.reset();
+    if (!request.output.empty()) request.session->pending = request.output.back();
+  }
+  request.finished = true;
+  emit(request, std::move(event));
+}
+
+void Engine::Impl::fail(Request& request, ErrorCode code, const std::string& message) {
+  finish(request, {.finish = FinishReason::kError, .error = message, .error_code = code});
+}
+
+void Engine::Impl::remove_finished() {
+  std::erase_if(running_, [](const auto& request) { return request->finished; });
+}
+
+void Engine::Impl::emit(const Request& request, TokenEvent event) {
+  event.request = request.id;
+  if (request.sink) {
+    request.sink(event);
+  } else {
+    events_.push_back(std::move(event));
+  }
+}
+
+}  // namespace moa_rt
