@@ -31,9 +31,9 @@ if(MOA_RT_BUILD_CLI)
   endif()
 endif()
 
-# The C++ tests (libgtest-dev).
+# The C++ tests (libgtest-dev and libgmock-dev).
 if(MOA_RT_BUILD_TESTS)
-  find_package(GTest 1.12 QUIET)
+  find_package(GTest 1.11 QUIET)
   if(NOT GTest_FOUND)
     FetchContent_Declare(googletest GIT_REPOSITORY https://github.com/google/googletest.git
                          GIT_TAG v1.15.2 GIT_SHALLOW TRUE)
