@@ -1,15 +1,12 @@
-// Files: safetensors, the weight manifest, checksums.
+// SafetensorsFile.
 #include <pybind11/stl.h>
 
 #include "bindings/arguments.h"
 #include "bindings/bindings.h"
 #include "io/safetensors.h"
-#include "model/weight_manifest.h"
 
 namespace moa_rt::bindings {
 namespace {
-
-py::tuple shape_tuple(const std::vector<std::int64_t>& shape) { return py::tuple(py::cast(shape)); }
 
 py::bytes read_tensor(const SafetensorsFile& file, py::handle name, py::handle offset,
                       py::handle size) {
@@ -63,34 +60,8 @@ void bind_safetensors(py::module_& module) {
            "Bytes [offset, offset + size) of a tensor; without size all that follow.");
 }
 
-void bind_manifest(py::module_& module) {
-  py::class_<WeightSource>(
-      module, "WeightSource",
-      "A tensor of the Hugging Face checkpoint that becomes rows of one of ours.")
-      .def_readonly("name", &WeightSource::name)
-      .def_property_readonly("shape", [](const WeightSource& s) { return shape_tuple(s.shape); })
-      .def("__repr__",
-           [](const WeightSource& s) { return "WeightSource(name=" + quoted(s.name) + ")"; });
-  py::class_<WeightSpec>(module, "WeightSpec",
-                         "A tensor of the runtime's checkpoint: its sources stacked along axis 0.")
-      .def_readonly("name", &WeightSpec::name)
-      .def_property_readonly("shape", [](const WeightSpec& s) { return shape_tuple(s.shape); })
-      .def_readonly("sources", &WeightSpec::sources)
-      .def("__repr__",
-           [](const WeightSpec& s) { return "WeightSpec(name=" + quoted(s.name) + ")"; });
-  module.def("weight_manifest", &weight_manifest, py::arg("config"),
-             "Every tensor of the model, in the order in which the file holds them.");
-  module.def(
-      "is_ignorable_source",
-      [](py::handle name) { return is_ignorable_source(to_text(name, "name")); }, py::arg("name"),
-      "Whether a Hugging Face checkpoint may hold this tensor without our needing it.");
-}
-
 }  // namespace
 
-void bind_io(py::module_& module) {
-  bind_safetensors(module);
-  bind_manifest(module);
-}
+void bind_io(py::module_& module) { bind_safetensors(module); }
 
 }  // namespace moa_rt::bindings

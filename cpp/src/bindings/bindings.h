@@ -9,6 +9,9 @@ void bind_errors(pybind11::module_& module);
 void bind_types(pybind11::module_& module);
 void bind_span(pybind11::module_& module);
 void bind_plan(pybind11::module_& module);
+void bind_model(pybind11::module_& module);
 void bind_io(pybind11::module_& module);
+void bind_tokenizer(pybind11::module_& module);
+void bind_engine(pybind11::module_& module);
 
 }  // namespace moa_rt::bindings

@@ -8,5 +8,5 @@ PYBIND11_MODULE(_core, module) {
   moa_rt::bindings::bind_types(module);
   moa_rt::bindings::bind_span(module);
   moa_rt::bindings::bind_plan(module);
-  moa_rt::bindings::bind_io(module);
+  moa_rt::bindings::bind_model(module);
 }
