@@ -1,6 +1,7 @@
 // Writes a small random model directory, as the converter would, for tests of the runtime.
 #pragma once
 
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -11,9 +12,9 @@
 #include <vector>
 
 #include "io/sha256.h"
+#include "moa_rt/model_config.h"
 #include "model/model_manifest.h"
 #include "model/weight_manifest.h"
-#include "moa_rt/model_config.h"
 
 namespace moa_rt::testing {
 
@@ -30,6 +31,7 @@ struct TinyShape {
   std::int64_t max_positions = 2048;
   bool tied = true;
   std::uint32_t seed = 1;
+  std::int64_t poisoned_token = -1;  // its embedding row is NaN
 };
 
 inline nlohmann::json tiny_config(const TinyShape& shape) {
@@ -60,8 +62,7 @@ inline std::vector<float> tiny_weights(const WeightSpec& spec, std::mt19937& ran
   std::int64_t count = 1;
   for (const std::int64_t dim : spec.shape) count *= dim;
   const bool norm = spec.name.find("norm") != std::string::npos;
-  const float scale =
-      norm ? 0.1f : 1.5f / std::sqrt(static_cast<float>(spec.shape.back()));
+  const float scale = norm ? 0.1f : 1.5f / std::sqrt(static_cast<float>(spec.shape.back()));
   std::normal_distribution<float> normal;
   std::vector<float> values(static_cast<std::size_t>(count));
   for (float& value : values) value = (norm ? 1.0f : 0.0f) + scale * normal(random);
@@ -79,7 +80,10 @@ inline void write_tiny_model(const std::string& dir, const TinyShape& shape = {}
   std::vector<TensorDigest> digests;
   nlohmann::json tensor_hashes;
   for (const WeightSpec& spec : weight_manifest(config)) {
-    const std::vector<float> values = tiny_weights(spec, random);
+    std::vector<float> values = tiny_weights(spec, random);
+    if (shape.poisoned_token >= 0 && spec.name == weight_names::kEmbedding) {
+      values[static_cast<std::size_t>(shape.poisoned_token * shape.hidden)] = NAN;
+    }
     const std::string bytes(reinterpret_cast<const char*>(values.data()), values.size() * 4);
     header[spec.name] = {{"dtype", "F32"},
                          {"shape", spec.shape},
@@ -89,8 +93,8 @@ inline void write_tiny_model(const std::string& dir, const TinyShape& shape = {}
     tensor_hashes[spec.name] = digests.back().sha256;
   }
   const std::string header_text = header.dump();
-  const auto length = std::bit_cast<std::array<char, 8>>(
-      static_cast<std::uint64_t>(header_text.size()));
+  const auto length =
+      std::bit_cast<std::array<char, 8>>(static_cast<std::uint64_t>(header_text.size()));
   const std::string head = std::string(length.data(), length.size()) + header_text;
   write_file(dir + "/model.safetensors", head + data);
 

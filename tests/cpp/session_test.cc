@@ -1,0 +1,135 @@
+// Conversations: further turns appended to a live sequence, and tokens taken back.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "moa_rt/engine.h"
+#include "moa_rt/error.h"
+#include "support/temp_dir.h"
+#include "support/tiny_model.h"
+
+namespace moa_rt {
+namespace {
+
+using testing::TempDir;
+using testing::write_tiny_model;
+using Tokens = std::vector<std::int32_t>;
+
+Tokens random_tokens(std::int64_t count, std::uint32_t seed) {
+  std::mt19937 random(seed);
+  std::uniform_int_distribution<std::int32_t> token(1, 319);
+  Tokens out(static_cast<std::size_t>(count));
+  for (std::int32_t& id : out) id = token(random);
+  return out;
+}
+
+class SessionTest : public ::testing::Test {
+ protected:
+  static constexpr std::int64_t kBudget = 512;
+
+  SessionTest() {
+    write_tiny_model(dir_.path());
+    const SpanRule narrow{64, 0, 0};
+    const SpanRule wide{0, std::int64_t{1} << 31, 0};
+    EngineOptions options;
+    options.plan = AttentionPlan::from_rules({{narrow, wide}, {wide, wide}, {wide, narrow}}, 8, 8);
+    options.dtype = "float32";
+    options.num_threads = 2;
+    options.prefill_chunk = 48;
+    engine_ = std::make_unique<Engine>(dir_.path(), options);
+  }
+
+  RequestOptions in_session(SessionId session, std::int64_t new_tokens) const {
+    RequestOptions out;
+    out.max_new_tokens = new_tokens;
+    out.ignore_eos = true;
+    out.logprobs = 4;
+    out.session = session;
+    return out;
+  }
+
+  // Log-probabilities of the turn's answer must be those of the whole text read at once.
+  void expect_continues(const Tokens& history, const Completion& turn) const {
+    Tokens all = history;
+    all.insert(all.end(), turn.token_ids.begin(), turn.token_ids.end());
+    const std::vector<float> scores = engine_->score(all, kBudget);
+    for (std::size_t i = 0; i < turn.token_ids.size(); ++i) {
+      EXPECT_NEAR(turn.logprobs[i].logprob, scores[history.size() - 1 + i], 2e-4) << i;
+    }
+  }
+
+  TempDir dir_;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(SessionTest, turns_continue_as_if_read_at_once) {
+  const SessionId session = engine_->open_session(kBudget);
+  Tokens history;
+  for (std::uint32_t turn = 0; turn < 5; ++turn) {
+    const Tokens prompt = random_tokens(1 + turn * 30, turn);
+    const Completion out = engine_->generate({prompt}, in_session(session, 17))[0];
+    history.insert(history.end(), prompt.begin(), prompt.end());
+    expect_continues(history, out);
+    history.insert(history.end(), out.token_ids.begin(), out.token_ids.end());
+    EXPECT_EQ(engine_->session_length(session), static_cast<std::int64_t>(history.size()));
+  }
+}
+
+TEST_F(SessionTest, rollback_then_another_answer) {
+  const SessionId session = engine_->open_session(kBudget);
+  const Tokens prompt = random_tokens(20, 1);
+  engine_->generate({prompt}, in_session(session, 10));
+  engine_->rollback_session(session, 10);
+  EXPECT_EQ(engine_->session_length(session), 20);
+  const Tokens more = random_tokens(5, 2);
+  const Completion out = engine_->generate({more}, in_session(session, 12))[0];
+  Tokens history = prompt;
+  history.insert(history.end(), more.begin(), more.end());
+  expect_continues(history, out);
+}
+
+TEST_F(SessionTest, H7_rollback_over_a_wrapped_window_fails_and_changes_nothing) {
+  const SessionId session = engine_->open_session(kBudget);
+  const Tokens prompt = random_tokens(200, 3);
+  const Completion first = engine_->generate({prompt}, in_session(session, 8))[0];
+  EXPECT_THROW(engine_->rollback_session(session, 50), StateError);
+  EXPECT_EQ(engine_->session_length(session), 208);
+  Tokens history = prompt;
+  history.insert(history.end(), first.token_ids.begin(), first.token_ids.end());
+  const Tokens more = random_tokens(9, 4);
+  history.insert(history.end(), more.begin(), more.end());
+  expect_continues(history, engine_->generate({more}, in_session(session, 8))[0]);
+}
+
+TEST_F(SessionTest, misuse_is_refused) {
+  EXPECT_THROW(engine_->session_length(99), StateError);
+  EXPECT_THROW(engine_->open_session(0), ArgumentError);
+  EXPECT_THROW(engine_->open_session(1 << 20), ArgumentError);
+  const SessionId session = engine_->open_session(kBudget);
+  engine_->submit({1, 2}, in_session(session, 5));
+  EXPECT_THROW(engine_->submit({3}, in_session(session, 5)), StateError);
+  EXPECT_THROW(engine_->rollback_session(session, 1), StateError);
+  while (engine_->has_work()) engine_->step();
+  EXPECT_THROW(engine_->rollback_session(session, 8), ArgumentError);
+  engine_->close_session(session);
+  EXPECT_THROW(engine_->submit({3}, in_session(session, 5)), StateError);
+  EXPECT_EQ(engine_->memory().kv_cache, 0);
+}
+
+TEST_F(SessionTest, closing_a_session_cancels_its_request) {
+  const SessionId session = engine_->open_session(kBudget);
+  const RequestId id = engine_->submit({1, 2}, in_session(session, 50));
+  engine_->step();
+  engine_->close_session(session);
+  FinishReason reason = FinishReason::kNone;
+  while (engine_->has_work()) {
+    for (const TokenEvent& event : engine_->step()) {
+      if (event.request == id) reason = event.finish;
+    }
+  }
+  EXPECT_EQ(reason, FinishReason::kCancelled);
+}
+
+}  // namespace
+}  // namespace moa_rt
