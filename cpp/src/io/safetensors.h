@@ -29,6 +29,7 @@ class SafetensorsFile {
   static constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 
   // Throws IoError, FormatError or UnsupportedError; every message names file, tensor and field.
+  // MismatchError for a good file without a tensor.
   explicit SafetensorsFile(const std::string& path);
 
   const std::string& path() const { return file_.path(); }
@@ -38,9 +39,12 @@ class SafetensorsFile {
   // Bytes [offset, offset + out.size()) of a tensor.
   void read(const TensorInfo& tensor, std::int64_t offset, std::span<std::byte> out) const;
   const File& file() const { return file_; }
+  // Of the first tensor byte: the length field and the header end there.
+  std::int64_t data_offset() const { return data_offset_; }
 
  private:
   File file_;
+  std::int64_t data_offset_ = 0;
   std::vector<TensorInfo> tensors_;
   std::map<std::string, std::size_t> index_;
   std::map<std::string, std::string> metadata_;
