@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh checkout on Debian or Ubuntu to an answer about a long document. May be run again.
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly STEPS=7

@@ -2,7 +2,7 @@
 # Every check of the project: lint, types, C++ tests, Python tests. The same that CI runs.
 #   bash tools/test.sh              everything
 #   bash tools/test.sh --sanitize   the C++ tests under ASan, UBSan and TSan instead
-set -euo pipefail
+set -Eeuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 sanitize=false
