@@ -116,6 +116,7 @@ struct EngineStats {
   double prefill_seconds = 0.0;
   double decode_seconds = 0.0;
   std::int64_t decode_bytes = 0;  // weights and KV read by decode steps, for achieved GB/s
+  std::int64_t allocations = 0;   // blocks ever taken from the device's allocator
 };
 
 // The bytes an engine with these options will need, from the configuration alone: no weight is

@@ -126,7 +126,9 @@ MemoryReport Engine::Impl::memory() const {
 
 EngineStats Engine::Impl::stats() const {
   const auto lock = enter();
-  return stats_;
+  EngineStats stats = stats_;
+  stats.allocations = backend_->allocator().calls();
+  return stats;
 }
 
 }  // namespace moa_rt

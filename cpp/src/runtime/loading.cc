@@ -120,22 +120,22 @@ LoadPlan prepare_load(const std::string& model_dir, const EngineOptions& options
 
 void check_memory(const LoadPlan& plan, std::int64_t free_bytes) {
   const MemoryPrediction& need = plan.memory;
-  if (need.total(1) <= free_bytes) return;
-  const std::int64_t left = free_bytes - need.total(0);
-  const std::int64_t fitting =
-      left > 0 ? left / std::max<std::int64_t>(need.kv_per_sequence, 1) : 0;
+  const std::int64_t kv_bytes = std::max(need.kv_per_sequence, plan.options.kv_cache_bytes);
+  const std::int64_t total = need.total(0) + kv_bytes;
+  if (total <= free_bytes) return;
+  const std::int64_t left = std::max<std::int64_t>(free_bytes - need.total(0), 0);
   std::string layers;
-  for (const std::int64_t bytes : need.kv_per_layer) {
-    layers += (layers.empty() ? "" : " ") + std::to_string(bytes);
-  }
+  for (const std::int64_t bytes : need.kv_per_layer) layers += " " + std::to_string(bytes);
   throw ResourceError(
-      "memory of " + plan.backend->description() + ": need " + std::to_string(need.total(1)) +
+      "memory of " + plan.backend->description() + ": need " + std::to_string(total) +
       " bytes (weights " + std::to_string(need.weights) + ", scratch " +
-      std::to_string(need.scratch) + ", KV of one sequence of " +
-      std::to_string(plan.options.max_seq_len) + " tokens " + std::to_string(need.kv_per_sequence) +
-      "), free " + std::to_string(free_bytes) + ", missing " +
-      std::to_string(need.total(1) - free_bytes) +
-      "; largest batch that fits: " + std::to_string(fitting) + "; KV bytes per layer: " + layers);
+      std::to_string(need.scratch) + ", runtime " + std::to_string(need.runtime) + ", KV caches " +
+      std::to_string(kv_bytes) + "), free " + std::to_string(free_bytes) + ", missing " +
+      std::to_string(total - free_bytes) + "; one sequence of " +
+      std::to_string(plan.options.max_seq_len) + " tokens takes " +
+      std::to_string(need.kv_per_sequence) + ", largest batch that fits: " +
+      std::to_string(left / std::max<std::int64_t>(need.kv_per_sequence, 1)) +
+      "; KV bytes per layer:" + layers);
 }
 
 MemoryPrediction predict_memory(const std::string& model_dir, const EngineOptions& options) {
