@@ -7,6 +7,7 @@
 
 #include "io/safetensors.h"
 #include "moa_rt/model_config.h"
+#include "model/model_manifest.h"
 #include "model/weight_manifest.h"
 #include "ops/backend.h"
 
@@ -54,6 +55,9 @@ class Checkpoint {
   static void verify(const std::string& model_dir);
 
  private:
+  Checkpoint(const std::string& model_dir, const ModelConfig& config,
+             const ModelManifest& manifest);
+
   ModelConfig config_;
   SafetensorsFile file_;
   DType stored_dtype_ = DType::kF32;
