@@ -28,8 +28,8 @@ constexpr const char* kHelp =
 
 void answer_turn(Engine& engine, Conversation& conversation, const ChatFlags& flags,
                  const RequestOptions& options, const std::string& text) {
-  check_text_length(engine, text);
   try {
+    check_text_length(engine, text);
     const Answer answer =
         conversation.ask(text, options, [](std::string_view piece) { write_out(piece); });
     write_out("\n");
@@ -37,6 +37,8 @@ void answer_turn(Engine& engine, Conversation& conversation, const ChatFlags& fl
   } catch (const ArgumentError& error) {
     write_error(error.code(), error.what());
     write_note("moa_rt: the turn was not taken; /reset starts again\n");
+  } catch (const StateError& error) {
+    write_error(error.code(), error.what());
   }
 }
 

@@ -63,10 +63,10 @@ Answer Conversation::ask(const std::string& text, const RequestOptions& options,
   turn.max_new_tokens =
       std::min(turn.max_new_tokens.value_or(left), std::max<std::int64_t>(left, 1));
   Answer answer = stream_answer(engine_, tokens, turn, on_text);
-  if (answer.completion.token_ids.empty()) {
-    undo_unanswered_turn(length_before);
-  } else {
+  if (!answer.completion.token_ids.empty()) {
     last_token_ = answer.completion.token_ids.back();
+  } else if (!answer.abandoned) {
+    undo_unanswered_turn(length_before);
   }
   return answer;
 }
@@ -78,7 +78,9 @@ void Conversation::undo_unanswered_turn(std::int64_t length_before) {
   try {
     engine_.rollback_session(session_, excess);
   } catch (const StateError&) {
-    reset();  // a window has wrapped over the tokens before it
+    reset();
+    throw StateError(
+        "the stopped turn cannot be taken back: a window has moved on; starting again");
   }
 }
 

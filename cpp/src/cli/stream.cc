@@ -63,7 +63,8 @@ Answer stream_answer(Engine& engine, const std::vector<std::int32_t>& prompt,
       }
     }
   } catch (const StateError&) {
-    if (interrupts() == 0) throw;  // otherwise: the step was abandoned because of Ctrl-C
+    if (interrupts() == 0) throw;
+    answer.abandoned = true;
   }
   if (completion.finish_reason == FinishReason::kNone) {
     completion.finish_reason = FinishReason::kCancelled;

@@ -12,7 +12,8 @@ namespace moa_rt::cli {
 
 struct Answer {
   Completion completion;
-  EngineStats work;  // done for this request
+  EngineStats work;        // done for this request
+  bool abandoned = false;  // in the middle of a step: a session it belonged to is gone
 };
 
 // Ctrl-C cancels the request: the answer then holds what there was, with FinishReason::kCancelled.
