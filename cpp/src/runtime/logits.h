@@ -1,0 +1,28 @@
+// Figures of one row of logits: the largest, and natural-log probabilities.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "moa_rt/engine.h"
+
+namespace moa_rt {
+
+// Largest of a row. Throws NumericError for NaN, +inf or a row of -inf only (L1, L2); a single -inf
+// is a token that is ruled out.
+float finite_max(std::span<const float> logits);
+
+// Index of the first element equal to `value`, which must be there: equal logits, lowest id wins
+// (L2).
+std::int32_t first_equal(std::span<const float> logits, float value);
+
+// log(softmax(logits)[token]), summed in double. Throws NumericError as finite_max does,
+// ArgumentError for a token outside the row.
+float log_softmax_at(std::span<const float> logits, std::int64_t token);
+
+// The same for `token` and for the `top_count` likeliest tokens, likeliest first, lowest id first
+// among equals.
+TokenLogprob token_logprob(std::span<const float> logits, std::int32_t token,
+                           std::int64_t top_count);
+
+}  // namespace moa_rt

@@ -1,0 +1,228 @@
+#include "runtime/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "core/message.h"
+#include "moa_rt/error.h"
+#include "plan/decimal.h"
+
+namespace moa_rt {
+namespace {
+
+// A smaller temperature would overflow the scaled logits and means greedy anyway (G6).
+constexpr double kGreedyBelow = 1e-5;
+// Candidates less likely than e^-60 of the likeliest are left out: a vocabulary of 2^20 of them
+// weighs less than the rounding of the sum.
+constexpr double kNegligible = -60.0;
+constexpr std::size_t kMaxLogitBias = 1024;
+constexpr double kMaxBias = 100.0;
+
+void check(const char* field, double got, bool good, const char* want) {
+  if (good) return;
+  throw ArgumentError(
+      describe({.item = "sampling", .field = field, .got = decimal(got), .want = want}));
+}
+
+void check_integer(const std::string& field, std::int64_t got, std::int64_t low,
+                   std::int64_t high) {
+  if (got >= low && got <= high) return;
+  throw ArgumentError(describe({.item = "sampling",
+                                .field = field,
+                                .got = std::to_string(got),
+                                .want = std::to_string(low) + ".." + std::to_string(high)}));
+}
+
+void check_logit_bias(const SamplingOptions& options, std::int64_t vocab) {
+  const auto& bias = options.logit_bias;
+  if (bias.size() > kMaxLogitBias) {
+    throw ArgumentError(describe({.item = "sampling",
+                                  .field = "logit_bias",
+                                  .got = std::to_string(bias.size()) + " entries",
+                                  .want = "at most " + std::to_string(kMaxLogitBias)}));
+  }
+  std::vector<std::int64_t> tokens;
+  for (const auto& [token, value] : bias) {
+    check_integer("logit_bias: token", token, 0, vocab - 1);
+    check("logit_bias", value, value >= -kMaxBias && value <= kMaxBias, "-100..100");
+    tokens.push_back(token);
+  }
+  std::sort(tokens.begin(), tokens.end());
+  const auto twin = std::adjacent_find(tokens.begin(), tokens.end());
+  if (twin == tokens.end()) return;
+  throw ArgumentError(describe({.item = "sampling",
+                                .field = "logit_bias",
+                                .got = "token " + std::to_string(*twin) + " twice",
+                                .want = "each token once"}));
+}
+
+std::uint64_t split_mix(std::uint64_t state) {
+  state = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9ULL;
+  state = (state ^ (state >> 27)) * 0x94d049bb133111ebULL;
+  return state ^ (state >> 31);
+}
+
+// Keeps penalised logits finite: a penalty near 0 must not turn one into an infinity.
+float saturate(double score) {
+  constexpr auto kLargest = static_cast<double>(std::numeric_limits<float>::max());
+  return static_cast<float>(std::clamp(score, -kLargest, kLargest));
+}
+
+}  // namespace
+
+// Every bound is two-sided and written so that NaN fails it.
+void validate_sampling(const SamplingOptions& options, std::int64_t vocab) {
+  const SamplingOptions& o = options;
+  check("temperature", o.temperature, o.temperature >= 0.0 && o.temperature <= 100.0, "0..100");
+  check_integer("top_k", o.top_k, 0, vocab);
+  check("top_p", o.top_p, o.top_p > 0.0 && o.top_p <= 1.0, "above 0 and at most 1");
+  check("min_p", o.min_p, o.min_p >= 0.0 && o.min_p <= 1.0, "0..1");
+  check("repetition_penalty", o.repetition_penalty,
+        o.repetition_penalty > 0.0 && o.repetition_penalty <= 10.0, "above 0 and at most 10");
+  check("presence_penalty", o.presence_penalty,
+        o.presence_penalty >= -2.0 && o.presence_penalty <= 2.0, "-2..2");
+  check("frequency_penalty", o.frequency_penalty,
+        o.frequency_penalty >= -2.0 && o.frequency_penalty <= 2.0, "-2..2");
+  check_logit_bias(options, vocab);
+}
+
+bool uses_history(const SamplingOptions& options) {
+  return options.repetition_penalty != 1.0 || options.presence_penalty != 0.0 ||
+         options.frequency_penalty != 0.0;
+}
+
+double uniform_draw(std::uint64_t seed, std::uint64_t step) {
+  constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15ULL;
+  const std::uint64_t bits = split_mix(split_mix(seed + kGolden) + (step + 1) * kGolden);
+  return static_cast<double>(bits >> 11) * 0x1.0p-53;
+}
+
+Sampler::Sampler(std::int64_t vocab, std::int64_t valid_vocab)
+    : vocab_(vocab), valid_vocab_(valid_vocab) {
+  if (valid_vocab < 1 || valid_vocab > vocab) {
+    throw InternalError("sampler: " + std::to_string(valid_vocab) + " of " + std::to_string(vocab) +
+                        " logits");
+  }
+  scores_.resize(static_cast<std::size_t>(valid_vocab));
+  candidates_.reserve(static_cast<std::size_t>(valid_vocab));
+}
+
+std::int64_t Sampler::predict_bytes(std::int64_t vocab) {
+  return vocab * static_cast<std::int64_t>(sizeof(float) + sizeof(Candidate));
+}
+
+std::int32_t Sampler::sample(std::span<const float> logits, const SamplingOptions& options,
+                             const TokenHistory& history, std::uint64_t seed, std::int64_t step,
+                             std::span<const std::int64_t> banned) {
+  if (static_cast<std::int64_t>(logits.size()) != vocab_) {
+    throw InternalError("sampler: row of " + std::to_string(logits.size()) + " logits, want " +
+                        std::to_string(vocab_));
+  }
+  std::span<const float> scores = logits.first(static_cast<std::size_t>(valid_vocab_));
+  float top = finite_max(scores);
+  if (uses_history(options) || !options.logit_bias.empty() || !banned.empty()) {
+    adjust(scores, options, history, banned);
+    scores = scores_;
+    top = finite_max(scores);
+  }
+  if (options.temperature < kGreedyBelow) return first_equal(scores, top);
+
+  collect(scores, top, options);
+  double mass = weigh(top, options.temperature);
+  if (options.top_p < 1.0) mass = keep_top_p(mass, options.top_p);
+  return draw(mass, uniform_draw(seed, static_cast<std::uint64_t>(step)));
+}
+
+void Sampler::adjust(std::span<const float> row, const SamplingOptions& options,
+                     const TokenHistory& history, std::span<const std::int64_t> banned) {
+  std::copy(row.begin(), row.end(), scores_.begin());
+  const auto score_of = [this](std::int64_t token) -> float* {
+    return token < valid_vocab_ ? &scores_[static_cast<std::size_t>(token)] : nullptr;
+  };
+  constexpr float kRuledOut = -std::numeric_limits<float>::infinity();
+  for (const auto& [token, bias] : options.logit_bias) {
+    float* score = score_of(token);
+    if (score != nullptr && *score != kRuledOut) *score = saturate(*score + bias);
+  }
+  if (uses_history(options)) {
+    for (const TokenHistory::Entry& entry : history.entries()) {
+      float* score = score_of(entry.token);
+      if (score == nullptr || *score == kRuledOut) continue;
+      const double penalty = options.repetition_penalty;
+      double value = *score > 0.0f ? *score / penalty : *score * penalty;
+      value -= options.frequency_penalty * entry.output_count;
+      if (entry.output_count > 0) value -= options.presence_penalty;
+      *score = saturate(value);
+    }
+  }
+  for (const std::int64_t token : banned) {
+    if (float* score = score_of(token)) *score = kRuledOut;
+  }
+}
+
+bool Sampler::better(const Candidate& a, const Candidate& b) {
+  return a.score != b.score ? a.score > b.score : a.token < b.token;
+}
+
+// Top-k and min-p both keep the first so many in order of score, so their order does not matter:
+// min-p, a plain comparison, goes first.
+void Sampler::collect(std::span<const float> scores, float top, const SamplingOptions& options) {
+  const double least = options.temperature * std::max(std::log(options.min_p), kNegligible);
+  candidates_.clear();
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    const double below_top = static_cast<double>(scores[i]) - static_cast<double>(top);
+    if (!(below_top >= least)) continue;
+    candidates_.push_back({.score = scores[i], .token = static_cast<std::int32_t>(i)});
+  }
+  const auto top_k = static_cast<std::size_t>(options.top_k);
+  if (top_k == 0 || top_k >= candidates_.size()) return;
+  const auto end = candidates_.begin() + options.top_k;
+  std::nth_element(candidates_.begin(), end, candidates_.end(), better);
+  candidates_.resize(top_k);
+  std::sort(candidates_.begin(), candidates_.end(), better);  // the draw needs a defined order
+}
+
+double Sampler::weigh(float top, double temperature) {
+  double total = 0.0;
+  for (Candidate& candidate : candidates_) {
+    const double below_top = static_cast<double>(candidate.score) - static_cast<double>(top);
+    candidate.weight = std::exp(below_top / temperature);
+    total += candidate.weight;
+  }
+  return total;
+}
+
+// Sorts only as far as it must: a nucleus is mostly a small part of the vocabulary. Returns the
+// mass kept.
+double Sampler::keep_top_p(double total, double top_p) {
+  const double target = top_p * total;
+  double mass = 0.0;
+  std::size_t sorted = 0;
+  while (sorted < candidates_.size()) {
+    const std::size_t end = std::min(candidates_.size(), sorted == 0 ? 128 : 8 * sorted);
+    const auto first = candidates_.begin() + static_cast<std::ptrdiff_t>(sorted);
+    const auto last = candidates_.begin() + static_cast<std::ptrdiff_t>(end);
+    std::nth_element(first, last, candidates_.end(), better);
+    std::sort(first, last, better);
+    for (; sorted < end; ++sorted) {
+      mass += candidates_[sorted].weight;
+      if (mass < target) continue;
+      candidates_.resize(sorted + 1);
+      return mass;
+    }
+  }
+  return mass;
+}
+
+std::int32_t Sampler::draw(double mass, double uniform) const {
+  double left = uniform * mass;
+  for (const Candidate& candidate : candidates_) {
+    left -= candidate.weight;
+    if (left < 0.0) return candidate.token;
+  }
+  return candidates_.back().token;  // rounding only
+}
+
+}  // namespace moa_rt
