@@ -51,13 +51,14 @@ std::optional<DType> model_dtype(std::string_view name) {
 std::string shape_text(const SafetensorsEntry& entry) {
   std::string text = entry.dtype + "[";
   for (std::size_t i = 0; i < entry.shape.size(); ++i) {
-    text += (i == 0 ? "" : ",") + std::to_string(entry.shape[i]);
+    if (i > 0) text += ',';
+    text += std::to_string(entry.shape[i]);
   }
   return escape_name(text + "]");
 }
 
 std::string offsets_text(const SafetensorsEntry& entry) {
-  return "[" + std::to_string(entry.begin) + "," + std::to_string(entry.end) + "]";
+  return std::string("[") + std::to_string(entry.begin) + "," + std::to_string(entry.end) + "]";
 }
 
 [[noreturn]] void fail(const std::string& path, const SafetensorsEntry& entry,
@@ -85,7 +86,8 @@ CheckedSize element_count(const SafetensorsEntry& entry) {
   }
   std::string supported;
   for (const FileType& type : kTypes) {
-    supported += (supported.empty() ? "" : ", ") + std::string(type.name);
+    if (!supported.empty()) supported += ", ";
+    supported += type.name;
   }
   throw UnsupportedError(describe({.file = path,
                                    .item = quoted_item("tensor", entry.name),

@@ -18,7 +18,10 @@ constexpr std::size_t kMaxListed = 20;  // of missing, extra or misshaped tensor
 template <typename Sizes>
 std::string shape_text(const Sizes& shape) {
   std::string text = "[";
-  for (const auto size : shape) text += (text.size() == 1 ? "" : ",") + std::to_string(size);
+  for (const auto size : shape) {
+    if (text.size() > 1) text += ',';
+    text += std::to_string(size);
+  }
   return text + "]";
 }
 
@@ -31,7 +34,9 @@ bool same_shape(const Left& left, const Right& right) {
 class Complaints {
  public:
   void add(const std::string& text) {
-    if (count_++ < kMaxListed) text_ += (text_.empty() ? "" : "; ") + text;
+    if (count_++ >= kMaxListed) return;
+    if (!text_.empty()) text_ += "; ";
+    text_ += text;
   }
   void throw_if_any(const std::string& path) const {
     if (count_ == 0) return;

@@ -64,8 +64,8 @@ const Family& read_family(const JsonObject& config) {
   }
   const std::string model_type = config.string("model_type");
   if (model_type != family->model_type) {
-    mismatch(config, "model_type", "\"" + escape_name(model_type) + "\"",
-             "\"" + std::string(family->model_type) + "\" for " + name);
+    mismatch(config, "model_type", escape_name(model_type),
+             std::string(family->model_type) + " for " + name);
   }
   return *family;
 }
