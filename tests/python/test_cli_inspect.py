@@ -1,0 +1,100 @@
+"""moa-rt inspect: bytes predicted from the configuration alone, and hashes checked on demand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from support_cli import BINARY, MODEL, copy_model, fails, json_of, moa_rt
+
+ROUNDING = 64
+SINK = 64
+
+
+def span_of(density: float, length: int) -> int:
+    """The span of a uniform plan, from its definition."""
+    wanted = min(max(density * length, SINK + ROUNDING), length)
+    return int(-(-wanted // ROUNDING) * ROUNDING)
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5, 0.25])
+@pytest.mark.parametrize("length", [100, 2048, 8192])
+def test_bytes_are_the_sum_of_spans(density: float, length: int) -> None:
+    flags = ("--length", str(length), "--density", str(density))
+    report = json_of(moa_rt("inspect", "--model", MODEL, *flags, "--json"))
+    config = json.loads((MODEL / "config.json").read_text())
+    heads, layers = config["num_key_value_heads"], config["num_hidden_layers"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    span = span_of(density, length)
+    per_layer = heads * span * 2 * head_dim * 2  # key and value, two bytes each
+    assert [layer["spans"] for layer in report["layers"]] == [[span] * heads] * layers
+    assert [layer["kv_cache_bytes"] for layer in report["layers"]] == [per_layer] * layers
+    sizes = report["bytes"]
+    assert sizes["kv_cache_per_sequence"] == per_layer * layers
+    parts = ("weights", "kv_cache_per_sequence", "scratch", "runtime")
+    assert sizes["total"] == sum(sizes[part] for part in parts)
+
+
+def test_text_and_json_agree() -> None:
+    flags = ("--model", MODEL, "--length", "2048", "--density", "0.5", "--sequences", "3")
+    sizes = json_of(moa_rt("inspect", *flags, "--json"))["bytes"]
+    text = moa_rt("inspect", *flags).stdout
+    assert f"total {sizes['total']:>35}".split() in [line.split() for line in text.splitlines()]
+    assert "3 sequence(s) of 2048 tokens" in text
+
+
+@pytest.mark.parametrize("density", ["1", "0.25"])
+def test_the_prediction_is_within_two_percent(density: str) -> None:
+    flags = ("--model", str(MODEL), "--max-seq-len", "4096", "--density", density)
+    predicted = json_of(moa_rt("inspect", *flags, "--json"))["bytes"]["total"]
+    shape = ("--prompt-tokens", "4032", "--new-tokens", "64", "--repeat", "1", "--warmup", "0")
+    process = subprocess.Popen([BINARY, "bench", *flags, *shape], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert usage.ru_maxrss * 1024 == pytest.approx(predicted, rel=0.02)
+
+
+def test_no_weight_is_read(tmp_path: Path) -> None:
+    model = copy_model(tmp_path / "model")
+    wanted = moa_rt("inspect", "--model", MODEL).stdout
+    for path in MODEL.glob("*.safetensors"):
+        # The header as it is; in place of the weights a hole of the same size.
+        target = model / path.name
+        target.unlink()
+        with path.open("rb") as source, target.open("wb") as copy:
+            size = source.read(8)
+            copy.write(size + source.read(int.from_bytes(size, "little")))
+            copy.truncate(path.stat().st_size)
+    done = moa_rt("inspect", "--model", model)
+    assert (done.returncode, done.stdout) == (0, wanted)
+    assert fails(moa_rt("inspect", "--model", model, "--verify"), 3, "E_FORMAT", "safetensors")
+
+
+def test_verify_accepts_a_whole_model() -> None:
+    done = moa_rt("inspect", "--model", MODEL, "--verify")
+    assert done.returncode == 0, done.stderr
+    assert "every file agrees" in done.stdout
+    assert json_of(moa_rt("inspect", "--model", MODEL, "--verify", "--json"))["verified"] is True
+
+
+def test_I12_bit_flip(tmp_path: Path) -> None:
+    model = copy_model(tmp_path / "model")
+    weights = next(model.glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.unlink()
+    weights.write_bytes(data)
+    assert moa_rt("inspect", "--model", model).returncode == 0
+    done = moa_rt("inspect", "--model", model, "--verify")
+    assert fails(done, 3, "E_FORMAT", weights.name, "tensor")
+
+
+def test_bad_counts() -> None:
+    inspect = ("inspect", "--model", MODEL)
+    assert fails(moa_rt(*inspect, "--sequences", "0"), 2, "E_ARG", "--sequences")
+    assert fails(moa_rt(*inspect, "--length", "-5"), 2, "E_ARG", "-5")
+    assert fails(moa_rt(*inspect, "--length", "9000000"), 2, "E_ARG", "9000000")
