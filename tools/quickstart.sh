@@ -62,6 +62,7 @@ step "System packages"
 need_packages $BUILD_PACKAGES
 step "Python environment"
 make_venv
+need_cmake
 step "Build and install moa_rt (the first time: two to six minutes)"
 install_package convert
 step "Model"

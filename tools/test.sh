@@ -63,6 +63,7 @@ fi
 
 step "Python environment"
 make_venv
+need_cmake
 step "Python packages (the first time: some minutes)"
 pip_install -q torch==2.13.0
 install_package convert,tools,dev

@@ -236,7 +236,7 @@ def test_I15_closed_pipe_ends_quietly() -> None:
         timeout=300,
         check=True,
     )
-    assert (done.stdout[1:], done.stderr) == (b"0\n", b"")
+    assert (done.stdout[1:], done.stderr) == (b"7\n", b"")
 
 
 def test_I4_full_disk() -> None:

@@ -47,7 +47,7 @@ int guarded_run(int argc, char** argv) {
   try {
     return run(argc, argv);
   } catch (const BrokenPipe&) {
-    return 0;
+    return exit_code(ErrorCode::kIo);
   } catch (const Error& error) {
     return fail(error.code(), error.what());
   } catch (const std::bad_alloc&) {
