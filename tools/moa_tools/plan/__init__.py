@@ -1,0 +1,1 @@
+"""Plans: importing published ones, showing and comparing ours. All spans come from moa_rt."""
