@@ -126,11 +126,11 @@ std::unique_ptr<Request> Engine::Impl::make_request(const std::vector<std::int32
   if (!options.session) check_fits_at_all(request->budget);
 
   request->seed = options.sampling.seed ? *options.sampling.seed : draw_seed();
-  std::vector<std::int64_t> stop_ids = options.stop_token_ids;
-  for (const std::int64_t id : stop_ids) {
+  for (const std::int64_t id : options.stop_token_ids) {
     check_option("stop_token_ids", id >= 0 && id < config_.vocab_size, std::to_string(id),
                  "an id of the vocabulary");
   }
+  std::vector<std::int64_t> stop_ids = options.stop_token_ids;
   if (!options.ignore_eos) {
     stop_ids.insert(stop_ids.end(), config_.eos_token_ids.begin(), config_.eos_token_ids.end());
   }
@@ -178,8 +178,10 @@ bool Engine::Impl::admit_one(Request& request) {
     request.cache = request.owned_cache.get();
   }
   request.output.reserve(static_cast<std::size_t>(request.max_new_tokens));
-  request.history.reserve(request.budget);
-  for (const std::int32_t token : request.prompt) request.history.add_prompt(token);
+  if (uses_history(request.options.sampling)) {
+    request.history.reserve(request.budget);
+    for (const std::int32_t token : request.prompt) request.history.add_prompt(token);
+  }
   return true;
 }
 
@@ -212,7 +214,7 @@ void Engine::Impl::drop_cancelled() {
   if (ids.empty()) return;
   const auto drop = [&](const std::unique_ptr<Request>& request) {
     if (!ids.contains(request->id)) return false;
-    finish(*request, {.finish = FinishReason::kCancelled});
+    end_request(*request, FinishReason::kCancelled);
     return true;
   };
   std::erase_if(queue_, drop);
@@ -258,7 +260,7 @@ void Engine::Impl::close_session(SessionId session) {
   if (found.active) {
     const auto uses = [&](const std::unique_ptr<Request>& request) {
       if (request->id != found.active) return false;
-      finish(*request, {.finish = FinishReason::kCancelled});
+      end_request(*request, FinishReason::kCancelled);
       return true;
     };
     std::erase_if(queue_, uses);

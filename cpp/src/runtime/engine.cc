@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "runtime/engine_impl.h"
+#include "runtime/logits.h"
 
 namespace moa_rt {
 

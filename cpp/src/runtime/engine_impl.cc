@@ -93,8 +93,8 @@ void Engine::Impl::close() {
   std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
   if (getpid() == owner_) lock.lock();
   if (closed_.exchange(true)) return;
-  for (const auto& request : queue_) finish(*request, {.finish = FinishReason::kCancelled});
-  for (const auto& request : running_) finish(*request, {.finish = FinishReason::kCancelled});
+  for (const auto& request : queue_) end_request(*request, FinishReason::kCancelled);
+  for (const auto& request : running_) end_request(*request, FinishReason::kCancelled);
   queue_.clear();
   running_.clear();
   sessions_.clear();

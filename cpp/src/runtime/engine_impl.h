@@ -98,6 +98,7 @@ class Engine::Impl {
   void sample_rows();
   void accept_token(Request& request, std::span<const float> logits);
   void finish(Request& request, TokenEvent event);
+  void end_request(Request& request, FinishReason reason);
   void fail(Request& request, ErrorCode code, const std::string& message);
   void remove_finished();
   void emit(const Request& request, TokenEvent event);

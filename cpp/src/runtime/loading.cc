@@ -8,7 +8,8 @@
 #include "io/file.h"
 #include "moa_rt/error.h"
 #include "moa_rt/tokenizer.h"
-#include "model/rope_table.h"
+#include "model/activations.h"
+#include "runtime/sampler.h"
 
 namespace moa_rt {
 namespace {
@@ -69,9 +70,11 @@ MemoryPrediction predict(const LoadPlan& plan, std::int64_t runtime_bytes) {
   const EngineOptions& options = plan.options;
   MemoryPrediction memory;
   memory.weights = Checkpoint::predict_bytes(plan.config, *plan.backend, plan.dtype);
-  memory.scratch = Activations::predict_bytes(plan.config, plan.step_rows(), plan.logit_rows()) +
-                   rope_table_bytes(plan.config, options.max_seq_len) +
-                   plan.backend->workspace_bytes(plan.backend_limits());
+  memory.scratch =
+      Activations::predict_bytes(plan.config, plan.step_rows(), plan.logit_rows()) +
+      options.max_seq_len * plan.config.head_dim * size_of(DType::kF32) +  // cos and sin
+      Sampler::predict_bytes(plan.config.vocab_size) +
+      plan.backend->workspace_bytes(plan.backend_limits());
   memory.runtime = runtime_bytes;
   const CacheLayout layout(options.plan->spans(options.max_seq_len), plan.config.head_dim,
                            plan.dtype);
@@ -126,16 +129,16 @@ void check_memory(const LoadPlan& plan, std::int64_t free_bytes) {
   const std::int64_t left = std::max<std::int64_t>(free_bytes - need.total(0), 0);
   std::string layers;
   for (const std::int64_t bytes : need.kv_per_layer) layers += " " + std::to_string(bytes);
-  throw ResourceError(
-      "memory of " + plan.backend->description() + ": need " + std::to_string(total) +
-      " bytes (weights " + std::to_string(need.weights) + ", scratch " +
-      std::to_string(need.scratch) + ", runtime " + std::to_string(need.runtime) + ", KV caches " +
-      std::to_string(kv_bytes) + "), free " + std::to_string(free_bytes) + ", missing " +
-      std::to_string(total - free_bytes) + "; one sequence of " +
-      std::to_string(plan.options.max_seq_len) + " tokens takes " +
-      std::to_string(need.kv_per_sequence) + ", largest batch that fits: " +
-      std::to_string(left / std::max<std::int64_t>(need.kv_per_sequence, 1)) +
-      "; KV bytes per layer:" + layers);
+  throw ResourceError("memory of " + plan.backend->description() + ": need " +
+                      std::to_string(total) + " bytes (weights " + std::to_string(need.weights) +
+                      ", scratch " + std::to_string(need.scratch) + ", runtime " +
+                      std::to_string(need.runtime) + ", KV caches " + std::to_string(kv_bytes) +
+                      "), free " + std::to_string(free_bytes) + ", missing " +
+                      std::to_string(total - free_bytes) + "; one sequence of " +
+                      std::to_string(plan.options.max_seq_len) + " tokens takes " +
+                      std::to_string(need.kv_per_sequence) + ", largest batch that fits: " +
+                      std::to_string(left / std::max<std::int64_t>(need.kv_per_sequence, 1)) +
+                      "; KV bytes per layer:" + layers);
 }
 
 MemoryPrediction predict_memory(const std::string& model_dir, const EngineOptions& options) {

@@ -5,6 +5,7 @@
 
 #include "moa_rt/error.h"
 #include "runtime/engine_impl.h"
+#include "runtime/logits.h"
 
 namespace moa_rt {
 namespace {
@@ -112,7 +113,7 @@ void Engine::Impl::run_batch(bool prefill) {
 void Engine::Impl::abandon_batch() {
   for (Request* request : batch_) {
     const Session* session = request->session;
-    finish(*request, {.finish = FinishReason::kCancelled});
+    end_request(*request, FinishReason::kCancelled);
     if (session != nullptr) sessions_.erase(session->id);
   }
   remove_finished();
@@ -128,7 +129,7 @@ void Engine::Impl::sample_rows() {
   for (std::size_t i = 0; i < sampled_.size(); ++i) {
     Request& request = *sampled_[i];
     if (request.max_new_tokens == 0) {
-      finish(request, {.finish = FinishReason::kLength});
+      end_request(request, FinishReason::kLength);
       continue;
     }
     try {
@@ -146,9 +147,10 @@ void Engine::Impl::accept_token(Request& request, std::span<const float> logits)
       sampler_->sample(logits, request.options.sampling, request.history, request.seed, index,
                        stop_allowed ? std::span<const std::int64_t>() : request.stops.token_ids());
   request.output.push_back(token);
-  request.history.add_output(token);
+  if (uses_history(request.options.sampling)) request.history.add_output(token);
 
-  TokenEvent event{.token = token};
+  TokenEvent event;
+  event.token = token;
   if (request.options.logprobs >= 0) {
     event.logprob = token_logprob(logits, token, request.options.logprobs);
   }
@@ -182,8 +184,18 @@ void Engine::Impl::finish(Request& request, TokenEvent event) {
   emit(request, std::move(event));
 }
 
+void Engine::Impl::end_request(Request& request, FinishReason reason) {
+  TokenEvent event;
+  event.finish = reason;
+  finish(request, std::move(event));
+}
+
 void Engine::Impl::fail(Request& request, ErrorCode code, const std::string& message) {
-  finish(request, {.finish = FinishReason::kError, .error = message, .error_code = code});
+  TokenEvent event;
+  event.finish = FinishReason::kError;
+  event.error = message;
+  event.error_code = code;
+  finish(request, std::move(event));
 }
 
 void Engine::Impl::remove_finished() {
