@@ -4,7 +4,7 @@
 #include <new>
 
 #include "bindings/bindings.h"
-#include "moa_rt/error.h"
+#include "bindings/errors.h"
 
 namespace moa_rt::bindings {
 namespace {
@@ -45,9 +45,13 @@ py::object message_text(const char* text) {
       text, static_cast<Py_ssize_t>(std::char_traits<char>::length(text)), "backslashreplace"));
 }
 
+py::object make(ErrorCode code, const py::tuple& arguments) {
+  return py::module_::import("moa_rt.errors").attr(class_name(code))(*arguments);
+}
+
 void set_error(ErrorCode code, const py::tuple& arguments) {
-  const py::object type = py::module_::import("moa_rt.errors").attr(class_name(code));
-  PyErr_SetObject(type.ptr(), py::object(type(*arguments)).ptr());
+  const py::object error = make(code, arguments);
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr());
 }
 
 void translate(std::exception_ptr thrown) {
@@ -66,6 +70,12 @@ void translate(std::exception_ptr thrown) {
 }
 
 }  // namespace
+
+py::object make_exception(std::optional<ErrorCode> code, const std::string& message) {
+  if (!code) return py::none();
+  if (*code == ErrorCode::kIo) return make(*code, py::make_tuple(0, message_text(message.c_str())));
+  return make(*code, py::make_tuple(message_text(message.c_str())));
+}
 
 void bind_errors(py::module_& /*module*/) { py::register_local_exception_translator(&translate); }
 

@@ -12,6 +12,8 @@ void bind_plan(pybind11::module_& module);
 void bind_model(pybind11::module_& module);
 void bind_io(pybind11::module_& module);
 void bind_tokenizer(pybind11::module_& module);
+void bind_options(pybind11::module_& module);
+void bind_results(pybind11::module_& module);
 void bind_engine(pybind11::module_& module);
 
 }  // namespace moa_rt::bindings

@@ -9,4 +9,9 @@ PYBIND11_MODULE(_core, module) {
   moa_rt::bindings::bind_span(module);
   moa_rt::bindings::bind_plan(module);
   moa_rt::bindings::bind_model(module);
+  moa_rt::bindings::bind_io(module);
+  moa_rt::bindings::bind_tokenizer(module);
+  moa_rt::bindings::bind_options(module);
+  moa_rt::bindings::bind_results(module);
+  moa_rt::bindings::bind_engine(module);
 }
