@@ -43,7 +43,7 @@ class StrictBuilder : public nlohmann::json_sax<Json> {
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::detail::exception& error) override {
     const std::string offset = "invalid JSON at byte " + std::to_string(position);
-    throw FormatError(describe({.file = path_, .item = offset, .note = error.what()}));
+    throw FormatError(describe({.file = path_, .item = offset, .note = escape_name(error.what())}));
   }
 
  private:
@@ -108,6 +108,10 @@ Json parse_json(std::string_view text, const std::string& path, const JsonLimits
   }
   if (text.starts_with("\xef\xbb\xbf")) {
     throw FormatError(describe({.file = path, .note = "byte order mark at byte 0"}));
+  }
+  // The parser would take it for the end of the text.
+  if (const std::size_t nul = text.find('\0'); nul != std::string_view::npos) {
+    throw FormatError(describe({.file = path, .note = "NUL byte at byte " + std::to_string(nul)}));
   }
   StrictBuilder builder(path, limits.max_depth);
   Json::sax_parse(text.begin(), text.end(), &builder);

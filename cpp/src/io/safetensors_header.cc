@@ -251,6 +251,12 @@ SafetensorsHeader parse_safetensors_header(std::string_view text, const std::str
                                 .item = "header",
                                 .note = "byte order mark at byte " + std::to_string(file_offset)}));
   }
+  // The parser would take it for the end of the text.
+  if (const std::size_t nul = text.find('\0'); nul != std::string_view::npos) {
+    throw FormatError(describe({.file = path,
+                                .item = "header",
+                                .note = "NUL byte at byte " + std::to_string(file_offset + nul)}));
+  }
   check_depth(text, path);
   HeaderHandler handler(path, file_offset);
   nlohmann::json::sax_parse(text.begin(), text.end(), &handler);
