@@ -17,51 +17,10 @@ using Symbol = BpeScratch::Symbol;
 using Candidate = BpeScratch::Candidate;
 
 constexpr std::size_t kNone = ~std::size_t{0};
-constexpr std::size_t kMaxMerges = std::size_t{1} << 23;
 
 // Heap order: the top is the lowest rank, leftmost first.
 bool comes_later(const Candidate& a, const Candidate& b) {
   return a.rank != b.rank ? a.rank > b.rank : a.position > b.position;
-}
-
-[[noreturn]] void fail_merge(const std::string& path, std::size_t index, const std::string& got) {
-  throw FormatError(describe({.file = path,
-                              .item = "merge " + std::to_string(index),
-                              .got = got,
-                              .want = "two tokens, as \"a b\" or [\"a\", \"b\"]"}));
-}
-
-std::pair<std::string_view, std::string_view> read_merge(const Json& value, std::size_t index,
-                                                         const std::string& path) {
-  if (value.is_string()) {
-    const std::string_view text = value.get_ref<const std::string&>();
-    const std::size_t space = text.find(' ');
-    if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos) {
-      fail_merge(path, index, quote_name(text));
-    }
-    return {text.substr(0, space), text.substr(space + 1)};
-  }
-  if (!value.is_array() || value.size() != 2 || !value[0].is_string() || !value[1].is_string()) {
-    fail_merge(path, index, value.type_name());
-  }
-  return {value[0].get_ref<const std::string&>(), value[1].get_ref<const std::string&>()};
-}
-
-MergeTable read_merges(const Json& model, const Vocabulary& vocabulary, const std::string& path) {
-  const Json& list = JsonObject(model, path, "model").array("merges");
-  if (list.size() > kMaxMerges) {
-    throw FormatError(describe({.file = path,
-                                .item = "model",
-                                .field = "merges",
-                                .got = std::to_string(list.size()) + " merges",
-                                .want = "at most " + std::to_string(kMaxMerges)}));
-  }
-  std::vector<std::pair<std::string_view, std::string_view>> merges;
-  merges.reserve(list.size());
-  for (std::size_t index = 0; index < list.size(); ++index) {
-    merges.push_back(read_merge(list[index], index, path));
-  }
-  return MergeTable(merges, vocabulary, path);
 }
 
 void require_absent(const JsonObject& model, const char* field) {
@@ -102,8 +61,9 @@ void check_byte_tokens(const Vocabulary& vocabulary, const std::string& path) {
 
 }  // namespace
 
-Bpe::Bpe(const Json& model, const Vocabulary& vocabulary, BpeUnit unit, const std::string& path)
-    : merges_(read_merges(model, vocabulary, path)), unit_(unit) {
+Bpe::Bpe(const Json& model, MergeTable merges, const Vocabulary& vocabulary, BpeUnit unit,
+         const std::string& path)
+    : merges_(std::move(merges)), unit_(unit) {
   const JsonObject object(model, path, "model");
   for (const char* field : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
     require_absent(object, field);

@@ -42,7 +42,8 @@ class Bpe {
  public:
   // `model` is the object "model" of tokenizer.json, `vocabulary` its vocabulary. Throws
   // FormatError and UnsupportedError.
-  Bpe(const Json& model, const Vocabulary& vocabulary, BpeUnit unit, const std::string& path);
+  Bpe(const Json& model, MergeTable merges, const Vocabulary& vocabulary, BpeUnit unit,
+      const std::string& path);
 
   // Appends the ids of `piece` (checked UTF-8, not empty). O(n log n) in its length: the pair of
   // lowest rank, leftmost first, is merged until no pair of neighbours merges.

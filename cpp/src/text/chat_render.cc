@@ -1,3 +1,5 @@
+#include <initializer_list>
+
 #include "core/message.h"
 #include "moa_rt/error.h"
 #include "text/chat_template.h"
@@ -14,7 +16,11 @@ using Messages = std::vector<ChatMessage>;
 class Parts {
  public:
   void marker(const std::string& token) { parts_.push_back({token, true}); }
-  void text(std::string text) { parts_.push_back({std::move(text), false}); }
+  void text(std::initializer_list<std::string_view> pieces) {
+    std::string joined;
+    for (const std::string_view piece : pieces) joined += piece;
+    parts_.push_back({std::move(joined), false});
+  }
   std::vector<ChatPart> take() { return std::move(parts_); }
 
  private:
@@ -77,14 +83,14 @@ void check_alternation(const Messages& messages, std::size_t first) {
 
 void chatml_turn(const std::string& role, const std::string& content, Parts& parts) {
   parts.marker("<|im_start|>");
-  parts.text(role + "\n" + content);
+  parts.text({role, "\n", content});
   parts.marker("<|im_end|>");
-  parts.text("\n");
+  parts.text({"\n"});
 }
 
 void chatml_answer(Parts& parts) {
   parts.marker("<|im_start|>");
-  parts.text("assistant\n");
+  parts.text({"assistant\n"});
 }
 
 void render_chatml(const ChatTemplate& style, const Messages& messages, bool answer, Parts& parts) {
@@ -116,13 +122,13 @@ void qwen3_answer(const std::string& content, bool after_question, bool is_last,
     return;
   }
   parts.marker("<|im_start|>");
-  parts.text("assistant\n");
+  parts.text({"assistant\n"});
   parts.marker(std::string(kOpen));
-  parts.text("\n" + strip_line_breaks(thought, true, true) + "\n");
+  parts.text({"\n", strip_line_breaks(thought, true, true), "\n"});
   parts.marker(std::string(kClose));
-  parts.text("\n\n" + strip_line_breaks(rest, true, false));
+  parts.text({"\n\n", strip_line_breaks(rest, true, false)});
   parts.marker("<|im_end|>");
-  parts.text("\n");
+  parts.text({"\n"});
 }
 
 void render_qwen3(const Messages& messages, bool answer, Parts& parts) {
@@ -146,30 +152,30 @@ void render_llama2(const ChatTemplate& style, const Messages& messages, Parts& p
   for (std::size_t i = first; i < messages.size(); ++i) {
     std::string content = messages[i].content;
     if (messages[i].role == "assistant") {
-      parts.text(" " + strip(content) + " ");
+      parts.text({" ", strip(content), " "});
       parts.marker(style.eos);
       continue;
     }
     if (i == 1 && first == 1) {
-      content = "<<SYS>>\n" + messages[0].content + "\n<</SYS>>\n\n" + content;
+      content.insert(0, "\n<</SYS>>\n\n").insert(0, messages[0].content).insert(0, "<<SYS>>\n");
     }
     parts.marker(style.bos);
     parts.marker("[INST]");
-    parts.text(" " + strip(content) + " ");
+    parts.text({" ", strip(content), " "});
     parts.marker("[/INST]");
   }
 }
 
 void llama3_header(const std::string& role, Parts& parts) {
   parts.marker("<|start_header_id|>");
-  parts.text(role);
+  parts.text({role});
   parts.marker("<|end_header_id|>");
-  parts.text("\n\n");
+  parts.text({"\n\n"});
 }
 
 void llama3_turn(const std::string& role, const std::string& content, Parts& parts) {
   llama3_header(role, parts);
-  parts.text(content);
+  parts.text({content});
   parts.marker("<|eot_id|>");
 }
 
@@ -197,10 +203,10 @@ void render_llama3(const ChatTemplate& style, const Messages& messages, bool ans
 
 void mistral_answer(const ChatTemplate& style, const std::string& content, Parts& parts) {
   const MistralStyle& mistral = style.mistral;
-  parts.text((mistral.space_before_answer ? " " : "") +
-             (mistral.trim_answer ? strip(content) : content));
+  parts.text(
+      {mistral.space_before_answer ? " " : "", mistral.trim_answer ? strip(content) : content});
   parts.marker(style.eos);
-  if (mistral.space_after_answer) parts.text(" ");
+  if (mistral.space_after_answer) parts.text({" "});
 }
 
 void render_mistral(const ChatTemplate& style, const Messages& messages, Parts& parts) {
@@ -217,43 +223,43 @@ void render_mistral(const ChatTemplate& style, const Messages& messages, Parts& 
       continue;
     }
     const bool has_system = first == 1 && i == with_system;
-    if (mistral.space_before_open) parts.text(" ");
+    if (mistral.space_before_open) parts.text({" "});
     parts.marker("[INST]");
-    parts.text(" " + (has_system ? messages[0].content + "\n\n" : std::string()) +
-               messages[i].content + (mistral.space_before_close ? " " : ""));
+    parts.text({" ", has_system ? messages[0].content : "", has_system ? "\n\n" : "",
+                messages[i].content, mistral.space_before_close ? " " : ""});
     parts.marker("[/INST]");
   }
 }
 
 void render_vicuna(const ChatTemplate& style, const Messages& messages, bool answer, Parts& parts) {
-  constexpr const char* kSystem =
+  constexpr std::string_view kSystem =
       "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
       "helpful, detailed, and polite answers to the user's questions.";
   const std::size_t first = begins_with_system(messages) ? 1 : 0;
   check_alternation(messages, first);
   parts.marker(style.bos);
-  parts.text((first == 1 ? messages[0].content : std::string(kSystem)) + " ");
+  parts.text({first == 1 ? std::string_view(messages[0].content) : kSystem, " "});
   for (std::size_t i = first; i < messages.size(); ++i) {
     if (messages[i].role == "user") {
-      parts.text("USER: " + messages[i].content + " ");
+      parts.text({"USER: ", messages[i].content, " "});
     } else {
-      parts.text("ASSISTANT: " + messages[i].content);
+      parts.text({"ASSISTANT: ", messages[i].content});
       parts.marker(style.eos);
     }
   }
-  if (answer) parts.text("ASSISTANT:");
+  if (answer) parts.text({"ASSISTANT:"});
 }
 
 void render_zephyr(const ChatTemplate& style, const Messages& messages, bool answer, Parts& parts) {
   for (const ChatMessage& message : messages) {
     parts.marker("<|" + message.role + "|>");
-    parts.text("\n" + message.content);
+    parts.text({"\n", message.content});
     parts.marker(style.eos);
-    parts.text("\n");
+    parts.text({"\n"});
   }
   if (answer) {
     parts.marker("<|assistant|>");
-    parts.text("\n");
+    parts.text({"\n"});
   }
 }
 

@@ -34,13 +34,21 @@ class MergeChecker {
 
 }  // namespace
 
-MergeTable::MergeTable(const std::vector<std::pair<std::string_view, std::string_view>>& merges,
-                       const Vocabulary& vocabulary, const std::string& path) {
-  slots_.resize(std::bit_ceil(merges.size() * 2 + 1));
+MergeTable::MergeTable(const StringList& sides, const Vocabulary& vocabulary,
+                       const std::string& path) {
+  const std::size_t count = sides.size() / 2;
+  if (count > kMaxMerges) {
+    throw FormatError(describe({.file = path,
+                                .item = "merge " + std::to_string(kMaxMerges),
+                                .got = std::to_string(count) + " merges",
+                                .want = "at most " + std::to_string(kMaxMerges)}));
+  }
+  slots_.resize(std::bit_ceil(count * 2 + 1));
   const MergeChecker checker(vocabulary, path);
   std::string joined;
-  for (std::size_t index = 0; index < merges.size(); ++index) {
-    const auto& [left, right] = merges[index];
+  for (std::size_t index = 0; index < count; ++index) {
+    const std::string_view left = sides[2 * index];
+    const std::string_view right = sides[2 * index + 1];
     const std::int32_t left_id = checker.id(left, index);
     const std::int32_t right_id = checker.id(right, index);
     joined.assign(left).append(right);

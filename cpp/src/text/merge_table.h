@@ -3,10 +3,9 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
-#include <utility>
 #include <vector>
 
+#include "text/tokenizer_json.h"
 #include "text/vocabulary.h"
 
 namespace moa_rt {
@@ -18,10 +17,12 @@ struct Merge {
 
 class MergeTable {
  public:
-  // Throws FormatError with the index of a merge that names an unknown token, is empty on one side,
+  static constexpr std::size_t kMaxMerges = std::size_t{1} << 22;
+
+  // `sides` holds the left and the right token of each merge by turns, in order of rank. Throws
+  // FormatError with the index of a merge that names an unknown token, is empty on one side,
   // or whose joined spelling is no token (D3). Of equal pairs the last one counts.
-  MergeTable(const std::vector<std::pair<std::string_view, std::string_view>>& merges,
-             const Vocabulary& vocabulary, const std::string& path);
+  MergeTable(const StringList& sides, const Vocabulary& vocabulary, const std::string& path);
 
   Merge find(std::int32_t left, std::int32_t right) const {
     const std::uint64_t key = pair_key(left, right);

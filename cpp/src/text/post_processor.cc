@@ -21,7 +21,7 @@ void append_special(const JsonObject& processor, const JsonObject& piece,
   const JsonObject table(processor.object("special_tokens"), path, kItem);
   const std::string name = piece.string("id");
   if (!table.has(name.c_str())) {
-    fail(path, "special_tokens", "nothing", "an entry for \"" + escape_name(name) + "\"");
+    fail(path, "special_tokens", "nothing", quoted_item("an entry for", name));
   }
   const JsonObject entry(table.object(name.c_str()), path, kItem);
   for (const Json& id : entry.array("ids")) {

@@ -57,7 +57,7 @@ void PreTokenizer::add_byte_level(const JsonObject& object) {
       fail_unsupported(object.path(), kItem, "add_prefix_space", "true after another pre-tokenizer",
                        "false");
     }
-    prefix_ = " ";
+    prefix_.assign(1, ' ');
     prefix_scheme_ = PrefixScheme::kAlways;
   }
   if (!object.has("use_regex") || object.boolean("use_regex")) scanners_.push_back(scan_gpt2);
@@ -128,7 +128,9 @@ void PreTokenizer::split(std::string_view text, bool at_start, Scratch& scratch)
     text = scratch.buffer;
   }
   if (add_prefix && !text.starts_with(prefix_)) {
-    scratch.buffer = prefix_ + std::string(text);
+    std::string prefixed = prefix_;
+    prefixed += text;  // which may lie in the buffer
+    scratch.buffer.swap(prefixed);
     text = scratch.buffer;
   }
   if (split_before_replacement_) {

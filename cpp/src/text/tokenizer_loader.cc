@@ -1,12 +1,15 @@
 #include "text/tokenizer_loader.h"
 
 #include <algorithm>
+#include <tuple>
+#include <unordered_map>
 
 #include "core/json.h"
 #include "core/message.h"
 #include "io/file.h"
 #include "moa_rt/error.h"
 #include "text/component.h"
+#include "text/tokenizer_json.h"
 
 namespace moa_rt {
 namespace {
@@ -34,25 +37,6 @@ void check_header(const JsonObject& root, const JsonObject& model) {
   }
 }
 
-std::vector<VocabularyEntry> read_vocabulary(const JsonObject& model) {
-  std::vector<VocabularyEntry> entries;
-  const auto& object = model.object("vocab").get_ref<const Json::object_t&>();
-  entries.reserve(object.size());
-  for (const auto& [text, id] : object) {
-    if (!id.is_number_integer() ||
-        (id.is_number_unsigned() && id.get<std::uint64_t>() > INT32_MAX) ||
-        id.get<std::int64_t>() < 0) {
-      throw FormatError(describe({.file = model.path(),
-                                  .item = quoted_item("token", text),
-                                  .field = "id",
-                                  .got = escape_name(id.dump().substr(0, 40)),
-                                  .want = "an integer in 0..2147483647"}));
-    }
-    entries.push_back({text, id.get<std::int64_t>()});
-  }
-  return entries;
-}
-
 AddedToken read_added_token(const Json& value, std::size_t index, const std::string& path) {
   const JsonObject object(value, path, "added token " + std::to_string(index));
   AddedToken token;
@@ -74,6 +58,16 @@ AddedToken read_added_token(const Json& value, std::size_t index, const std::str
   return token;
 }
 
+void check_model(const TokenizerJson& file, const std::string& path) {
+  for (const auto& [there, field, want] :
+       {std::tuple(file.has_vocabulary && file.tokens.size() > 0, "vocab", "an object of ids"),
+        std::tuple(file.has_merges, "merges", "an array")}) {
+    if (there) continue;
+    throw FormatError(
+        describe({.file = path, .item = "model", .field = field, .got = "none", .want = want}));
+  }
+}
+
 // Special tokens first: where two spellings are equal after normalisation, the first one counts.
 std::vector<AddedToken> read_added_tokens(const JsonObject& root) {
   std::vector<AddedToken> tokens;
@@ -89,21 +83,31 @@ std::vector<AddedToken> read_added_tokens(const JsonObject& root) {
 }
 
 // The vocabulary of the model and, beside it, the added tokens that it does not hold. An added
-// token that it holds must have the same id there; that is found when the ids are checked.
-Vocabulary make_vocabulary(const JsonObject& model, const std::vector<AddedToken>& added) {
-  const auto entries = read_vocabulary(model);
-  std::vector<std::pair<std::string_view, std::int64_t>> index;
-  index.reserve(entries.size());
-  for (const VocabularyEntry& entry : entries) index.emplace_back(entry.text, entry.id);
-  std::sort(index.begin(), index.end());
-  std::vector<VocabularyEntry> outside;
-  for (const AddedToken& token : added) {
-    const std::pair<std::string_view, std::int64_t> wanted(token.content, token.id);
-    if (!std::binary_search(index.begin(), index.end(), wanted)) {
-      outside.push_back({token.content, token.id});
+// token that it holds must have the same id there.
+Vocabulary make_vocabulary(const TokenizerJson& file, const std::vector<AddedToken>& added,
+                           const std::string& path) {
+  std::unordered_map<std::string_view, const AddedToken*> outside;
+  for (const AddedToken& token : added) outside.emplace(token.content, &token);
+  std::vector<VocabularyEntry> model;
+  model.reserve(file.tokens.size());
+  for (std::size_t i = 0; i < file.tokens.size(); ++i) {
+    model.push_back({file.tokens[i], file.ids[i]});
+    const auto found = outside.find(file.tokens[i]);
+    if (found == outside.end()) continue;
+    if (found->second->id != file.ids[i]) {
+      throw FormatError(describe({.file = path,
+                                  .item = quoted_item("added token", file.tokens[i]),
+                                  .field = "id",
+                                  .got = std::to_string(found->second->id),
+                                  .want = std::to_string(file.ids[i]) + " as in the vocabulary"}));
     }
+    outside.erase(found);
   }
-  return Vocabulary(entries, outside, model.path());
+  std::vector<VocabularyEntry> rest;
+  for (const AddedToken& token : added) {
+    if (outside.contains(token.content)) rest.push_back({token.content, token.id});
+  }
+  return Vocabulary(model, rest, path);
 }
 
 void add_matchers(Tokenizer::Impl& tokenizer) {
@@ -164,15 +168,17 @@ std::optional<ChatTemplate> load_chat_template(const std::string& model_dir) {
 
 std::shared_ptr<const Tokenizer::Impl> load_tokenizer(const std::string& model_dir) {
   const std::string path = join_path(model_dir, "tokenizer.json");
-  const Json document = read_json(path, kMaxTokenizerBytes);
-  const JsonObject root(document, path);
+  const TokenizerJson file = parse_tokenizer_json(read_text(path, kMaxTokenizerBytes), path);
+  const JsonObject root(file.document, path);
   const JsonObject model(root.object("model"), path, "model");
   check_header(root, model);
+  check_model(file, path);
   auto added = read_added_tokens(root);
-  Vocabulary vocabulary = make_vocabulary(model, added);
+  Vocabulary vocabulary = make_vocabulary(file, added, path);
   auto pre_tokenizer = PreTokenizer::parse(component(root, "pre_tokenizer"), path);
   auto decoder = TokenDecoder::parse(component(root, "decoder"), path);
-  Bpe bpe(model.value(), vocabulary, pre_tokenizer.unit(), path);
+  MergeTable merges(file.merges, vocabulary, path);
+  Bpe bpe(model.value(), std::move(merges), vocabulary, pre_tokenizer.unit(), path);
   auto tokenizer = std::make_shared<Tokenizer::Impl>(std::move(vocabulary), std::move(bpe));
   tokenizer->normalizer = Normalizer::parse(component(root, "normalizer"), path);
   tokenizer->pre_tokenizer = std::move(pre_tokenizer);
