@@ -49,7 +49,9 @@ void Engine::Impl::step_locked() {
   run_batch(prefill);
 }
 
-// Picks rows: of prompts, in order of arrival, until the chunk is full; of answers, one each.
+// Picks rows: of prompts, in order of arrival, whole chunks as long as they fit; of answers, one
+// each. A prompt is cut where its own chunks end and never to fill a step: so its neighbours do not
+// change its rounding. The first in line always fits.
 void Engine::Impl::collect_slices(bool prefill) {
   batch_.clear();
   slices_.clear();
@@ -57,18 +59,17 @@ void Engine::Impl::collect_slices(bool prefill) {
   for (const auto& request : running_) {
     if (request->prefilling() != prefill) continue;
     const auto row = static_cast<std::int64_t>(tokens_.size());
-    const std::int64_t position = request->cache->length();
     std::int64_t count = 1;
     if (prefill) {
-      count = std::min(request->prompt_left(), options_.prefill_chunk - row);
-      if (count == 0) break;
+      count = std::min(request->prompt_left(), options_.prefill_chunk);
+      if (row + count > activations_.hidden.dim(0)) continue;
       const auto begin = request->prompt.begin() + request->prefilled;
       tokens_.insert(tokens_.end(), begin, begin + count);
     } else {
       tokens_.push_back(request->output.back());
     }
     batch_.push_back(request.get());
-    slices_.push_back({request->cache, row, count, position});
+    slices_.push_back({request->cache, row, count, request->cache->length()});
   }
 }
 
