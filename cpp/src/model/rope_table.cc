@@ -20,11 +20,12 @@ float llama3_frequency(float frequency, const RopeConfig& rope) {
       static_cast<float>(static_cast<double>(rope.original_max_position_embeddings) / low);
   const auto high_wavelength =
       static_cast<float>(static_cast<double>(rope.original_max_position_embeddings) / high);
-  const float wavelength = static_cast<float>(2.0 * std::numbers::pi) / frequency;
+  // torch divides a number by a tensor as number * (1 / tensor); the rounding is kept.
+  const float wavelength = (1.0f / frequency) * static_cast<float>(2.0 * std::numbers::pi);
   if (wavelength > low_wavelength) return frequency / factor;
   if (wavelength < high_wavelength) return frequency;
   const float smooth =
-      (context / wavelength - static_cast<float>(low)) / static_cast<float>(high - low);
+      ((1.0f / wavelength) * context - static_cast<float>(low)) / static_cast<float>(high - low);
   return (1.0f - smooth) * frequency / factor + smooth * frequency;
 }
 
