@@ -5,6 +5,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -209,6 +210,40 @@ TEST(PlanFile, E11_keys_under_x_are_kept) {
   const AttentionPlan plan = AttentionPlan::load(corpus("extension"));
   EXPECT_EQ(plan.extensions.at("x_note"), "{\"a\":\"é\",\"b\":[1,2.5]}");
   EXPECT_EQ(AttentionPlan::parse(plan.to_json()), plan);
+}
+
+// Bytes changed, dropped and doubled at random: refused with an error of ours, or a plan that says
+// so.
+TEST(PlanFile, random_damage) {
+  const std::string good = sample_plan().to_json();
+  std::mt19937_64 random(21);
+  int accepted = 0;
+  for (int round = 0; round < 20'000; ++round) {
+    std::string text = good;
+    for (std::size_t i = 1 + random() % 3; i > 0; --i) {
+      const std::size_t place = random() % text.size();
+      switch (random() % 3) {
+        case 0:
+          text[place] = "0123456789-.eE,[]{}\"x \xff"[random() % 24];
+          break;
+        case 1:
+          text.erase(place, 1 + random() % 5);
+          break;
+        default:
+          text.insert(place, text.substr(random() % text.size(), 1 + random() % 8));
+      }
+    }
+    try {
+      const AttentionPlan plan = AttentionPlan::parse(text);
+      ASSERT_EQ(AttentionPlan::parse(plan.to_json()), plan) << text;
+      plan.spans(plan.min_length());
+      plan.spans(plan.max_length());
+      ++accepted;
+    } catch (const moa_rt::Error& error) {
+      ASSERT_NE(error.code(), moa_rt::ErrorCode::kInternal);
+    }
+  }
+  EXPECT_GT(accepted, 100);
 }
 
 TEST(PlanFile, E14_size_limit) {
