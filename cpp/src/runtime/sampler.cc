@@ -181,7 +181,6 @@ void Sampler::collect(std::span<const float> scores, float top, const SamplingOp
   const auto end = candidates_.begin() + options.top_k;
   std::nth_element(candidates_.begin(), end, candidates_.end(), better);
   candidates_.resize(top_k);
-  std::sort(candidates_.begin(), candidates_.end(), better);  // the draw needs a defined order
 }
 
 double Sampler::weigh(float top, double temperature) {
@@ -194,25 +193,34 @@ double Sampler::weigh(float top, double temperature) {
   return total;
 }
 
-// Sorts only as far as it must: a nucleus is mostly a small part of the vocabulary. Returns the
-// mass kept.
+// Finds the cut by halving around medians, in linear time, instead of sorting the vocabulary.
+// Returns the mass kept.
 double Sampler::keep_top_p(double total, double top_p) {
+  // Candidates lighter than this weigh less than 1 - top_p of the total all together, so the others
+  // reach the target without them: mostly a few of many are left.
+  const double negligible = (1.0 - top_p) * total / static_cast<double>(candidates_.size());
+  std::erase_if(candidates_, [&](const Candidate& c) { return c.weight < negligible; });
+
+  constexpr std::ptrdiff_t kSortable = 32;
   const double target = top_p * total;
-  double mass = 0.0;
-  std::size_t sorted = 0;
-  while (sorted < candidates_.size()) {
-    const std::size_t end = std::min(candidates_.size(), sorted == 0 ? 128 : 8 * sorted);
-    const auto first = candidates_.begin() + static_cast<std::ptrdiff_t>(sorted);
-    const auto last = candidates_.begin() + static_cast<std::ptrdiff_t>(end);
-    std::nth_element(first, last, candidates_.end(), better);
-    std::sort(first, last, better);
-    for (; sorted < end; ++sorted) {
-      mass += candidates_[sorted].weight;
-      if (mass < target) continue;
-      candidates_.resize(sorted + 1);
-      return mass;
+  double mass = 0.0;  // of what is before `first`, all of it better than the rest
+  auto first = candidates_.begin();
+  auto last = candidates_.end();
+  while (last - first > kSortable) {
+    const auto middle = first + (last - first) / 2;
+    std::nth_element(first, middle, last, better);
+    double half = 0.0;
+    for (auto c = first; c != middle; ++c) half += c->weight;
+    if (mass + half >= target) {
+      last = middle;
+    } else {
+      mass += half;
+      first = middle;
     }
   }
+  std::sort(first, last, better);
+  while (first != last && mass < target) mass += (first++)->weight;
+  candidates_.erase(first, candidates_.end());
   return mass;
 }
 
