@@ -81,7 +81,7 @@ void compute_tile(const MatmulJob& job, std::int64_t row, std::int64_t rows, std
 // Decode: each thread streams its share of the panels once.
 void stream_panels(const MatmulJob& job, std::int64_t rows) {
   job.cpu.pool.parallel_for(
-      job.panels.num_panels, 8, [&](std::int64_t begin, std::int64_t end, int thread) {
+      job.panels.num_panels, 1, [&](std::int64_t begin, std::int64_t end, int thread) {
         for (std::int64_t p = begin; p < end; p += kStreamPanels) {
           compute_tile(job, 0, rows, p, std::min(kStreamPanels, end - p), thread);
         }

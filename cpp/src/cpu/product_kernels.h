@@ -111,7 +111,7 @@ void register_tile(const TileArgs<Step>& args) {
   }
 }
 
-// All panels for one group of rows: Panels at a time, then one by one.
+// All panels for one group of rows: Panels at a time, then two, then one.
 template <class Step, int Rows, int Panels, int Ahead>
 void row_group(TileArgs<Step> args, std::int64_t num_panels) {
   std::int64_t p = 0;
@@ -122,6 +122,9 @@ void row_group(TileArgs<Step> args, std::int64_t num_panels) {
   };
   for (; p + Panels <= num_panels; advance(Panels)) {
     register_tile<Step, Rows, Panels, Ahead>(args);
+  }
+  if constexpr (Panels > 2) {
+    for (; p + 2 <= num_panels; advance(2)) register_tile<Step, Rows, 2, Ahead>(args);
   }
   for (; p < num_panels; advance(1)) register_tile<Step, Rows, 1, Ahead>(args);
 }
