@@ -1,13 +1,11 @@
 // The sampler against the published definitions of its steps, by brute force in double.
 #include "runtime/sampler.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
-#include <functional>
 #include <limits>
 #include <map>
 #include <new>
@@ -40,8 +38,6 @@ namespace {
 using moa_rt::Sampler;
 using moa_rt::SamplingOptions;
 using moa_rt::TokenHistory;
-using testing::AllOf;
-using testing::HasSubstr;
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -375,125 +371,6 @@ TEST(Sampler, allocates_nothing_per_token) {
     history.add_output(sampler.sample(logits, options, history, 1, step, banned));
   }
   EXPECT_EQ(heap_calls - before, 0);
-}
-
-TEST(TokenHistory, counts_like_a_map) {
-  std::mt19937_64 random(10);
-  for (const std::int64_t reserved : {0, 10, 5000}) {
-    TokenHistory history;
-    history.reserve(reserved);
-    std::map<std::int32_t, int> want;
-    for (int i = 0; i < 5000; ++i) {
-      const auto token = static_cast<std::int32_t>(random() % (1 << (random() % 20)));
-      const bool output = random() % 2 == 0;
-      want[token] += output ? 1 : 0;
-      output ? history.add_output(token) : history.add_prompt(token);
-    }
-    std::map<std::int32_t, int> got;
-    for (const TokenHistory::Entry& entry : history.entries()) {
-      EXPECT_TRUE(got.emplace(entry.token, entry.output_count).second);
-    }
-    EXPECT_EQ(got, want);
-  }
-}
-
-TEST(Logits, log_probabilities) {
-  std::mt19937_64 random(11);
-  for (int round = 0; round < 50; ++round) {
-    std::vector<float> logits = random_logits(random, 1 + random() % 200, 5.0);
-    if (round % 2 == 0) logits[0] = logits.back();  // equals
-    const std::vector<double> p = softmax({logits.begin(), logits.end()});
-    std::vector<std::int32_t> order(logits.size());
-    std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
-      return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)];
-    });
-    const auto token = static_cast<std::int32_t>(random() % logits.size());
-    const moa_rt::TokenLogprob got = moa_rt::token_logprob(logits, token, 5);
-    EXPECT_EQ(got.token, token);
-    EXPECT_NEAR(got.logprob, std::log(p[static_cast<std::size_t>(token)]), 1e-5);
-    EXPECT_EQ(got.logprob, moa_rt::log_softmax_at(logits, token));
-    ASSERT_EQ(got.top.size(), std::min<std::size_t>(5, logits.size()));
-    for (std::size_t i = 0; i < got.top.size(); ++i) {
-      EXPECT_EQ(got.top[i].first, order[i]);
-      EXPECT_EQ(got.top[i].second, moa_rt::log_softmax_at(logits, order[i]));
-    }
-    EXPECT_TRUE(moa_rt::token_logprob(logits, token, 0).top.empty());
-  }
-  EXPECT_THROW(moa_rt::log_softmax_at(std::vector<float>{1.0f, kNan}, 0), moa_rt::NumericError);
-  EXPECT_THROW(moa_rt::log_softmax_at(std::vector<float>{1.0f}, 1), moa_rt::ArgumentError);
-  EXPECT_EQ(moa_rt::log_softmax_at(std::vector<float>{1.0f, -kInf}, 1), -kInf);
-}
-
-TEST(Sampling, G6_values_out_of_bounds) {
-  struct Case {
-    const char* field;
-    std::function<void(SamplingOptions&, double)> set;
-    std::vector<double> bad;
-    std::vector<double> good;
-  };
-  const double nan = std::nan("");
-  const double inf = HUGE_VAL;
-  const std::vector<Case> cases = {
-      {"temperature",
-       [](auto& o, double v) { o.temperature = v; },
-       {nan, inf, -inf, -1.0, -1e-30, 100.1},
-       {0.0, 1e-30, 1e-5, 100.0}},
-      {"top_p", [](auto& o, double v) { o.top_p = v; }, {nan, inf, 0.0, -0.5, 1.0001}, {1e-9, 1.0}},
-      {"min_p", [](auto& o, double v) { o.min_p = v; }, {nan, -inf, -1e-9, 1.0001}, {0.0, 1.0}},
-      {"repetition_penalty",
-       [](auto& o, double v) { o.repetition_penalty = v; },
-       {nan, inf, 0.0, -1.0, 10.1},
-       {0.1, 10.0}},
-      {"presence_penalty",
-       [](auto& o, double v) { o.presence_penalty = v; },
-       {nan, inf, -2.1, 2.1},
-       {-2.0, 2.0}},
-      {"frequency_penalty",
-       [](auto& o, double v) { o.frequency_penalty = v; },
-       {nan, -inf, -2.1, 2.1},
-       {-2.0, 2.0}},
-      {"top_k",
-       [](auto& o, double v) { o.top_k = static_cast<std::int64_t>(v); },
-       {-1.0, 1001.0, 1e18},
-       {0.0, 1000.0}},
-      {"logit_bias",
-       [](auto& o, double v) { o.logit_bias = {{1, v}}; },
-       {nan, inf, -100.1, 1e300},
-       {-100.0, 100.0}},
-      {"logit_bias: token",
-       [](auto& o, double v) { o.logit_bias = {{static_cast<std::int64_t>(v), 1.0}}; },
-       {-1.0, 1000.0, 4294967296.0},
-       {0.0, 999.0}},
-  };
-  for (const Case& item : cases) {
-    for (const double value : item.bad) {
-      SamplingOptions options;
-      item.set(options, value);
-      EXPECT_THAT([&] { moa_rt::validate_sampling(options, 1000); },
-                  testing::ThrowsMessage<moa_rt::ArgumentError>(
-                      AllOf(HasSubstr(std::string(item.field) + ": got "), HasSubstr(", want "))))
-          << item.field << " " << value;
-    }
-    for (const double value : item.good) {
-      SamplingOptions options;
-      item.set(options, value);
-      EXPECT_NO_THROW(moa_rt::validate_sampling(options, 1000)) << item.field << " " << value;
-    }
-  }
-}
-
-TEST(Sampling, G7_logit_bias_limits) {
-  SamplingOptions options;
-  for (std::int64_t i = 0; i < 1'000'000; ++i) options.logit_bias.emplace_back(i, 1.0);
-  EXPECT_THAT([&] { moa_rt::validate_sampling(options, 1 << 20); },
-              testing::ThrowsMessage<moa_rt::ArgumentError>(
-                  HasSubstr("logit_bias: got 1000000 entries, want at most 1024")));
-  options.logit_bias.resize(1024);
-  EXPECT_NO_THROW(moa_rt::validate_sampling(options, 1 << 20));
-  options.logit_bias[3].first = 9;
-  EXPECT_THAT([&] { moa_rt::validate_sampling(options, 1 << 20); },
-              testing::ThrowsMessage<moa_rt::ArgumentError>(HasSubstr("token 9 twice")));
 }
 
 }  // namespace
