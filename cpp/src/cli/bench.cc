@@ -74,13 +74,23 @@ Rates measure(Engine& engine, const std::vector<std::vector<std::int32_t>>& prom
       rate(static_cast<double>(after.decode_bytes - before.decode_bytes) * 1e-9, decode_seconds)};
 }
 
-// Each column on its own: the median of an even count is the upper of the two in the middle.
-Rates at_rank(std::vector<Rates> runs, std::size_t rank) {
-  Rates result;
+// Each column on its own, between the two middle runs where their count is even.
+struct Spread {
+  Rates median;
+  Rates best;
+};
+
+Spread spread(const std::vector<Rates>& runs) {
+  Spread result;
+  std::vector<double> values;
   for (double Rates::*column : {&Rates::prefill, &Rates::decode, &Rates::read}) {
-    std::nth_element(runs.begin(), runs.begin() + static_cast<std::ptrdiff_t>(rank), runs.end(),
-                     [column](const Rates& a, const Rates& b) { return a.*column < b.*column; });
-    result.*column = runs[rank].*column;
+    values.clear();
+    for (const Rates& run : runs) values.push_back(run.*column);
+    std::sort(values.begin(), values.end());
+    const std::size_t middle = values.size() / 2;
+    const double below = values[values.size() % 2 == 0 ? middle - 1 : middle];
+    result.median.*column = (below + values[middle]) / 2;
+    result.best.*column = values.back();
   }
   return result;
 }
@@ -112,9 +122,10 @@ void report_json(const BenchFlags& flags, const Engine& engine, const std::vecto
                {"plan_density", engine.plan().density(flags.prompt_tokens + flags.new_tokens)},
                {"memory", memory_json(engine.memory())},
                {"runs", Json::array()}};
-  for (const Rates& rates : runs) json["runs"].push_back(rates_json(rates));
-  json["median"] = rates_json(at_rank(runs, runs.size() / 2));
-  json["best"] = rates_json(at_rank(runs, runs.size() - 1));
+  for (const Rates& run : runs) json["runs"].push_back(rates_json(run));
+  const Spread rates = spread(runs);
+  json["median"] = rates_json(rates.median);
+  json["best"] = rates_json(rates.best);
   write_json(json);
 }
 
@@ -126,8 +137,8 @@ void report_text(const BenchFlags& flags, const Engine& engine, const std::vecto
             " tokens, " + std::to_string(runs.size()) + " runs\n");
   write_out("KV cache " + std::to_string(engine.memory().kv_cache_peak) + " bytes\n");
   write_out("         prefill tok/s decode tok/s  decode GB/s\n");
-  write_out(rates_line("median", at_rank(runs, runs.size() / 2)));
-  write_out(rates_line("best", at_rank(runs, runs.size() - 1)));
+  const Spread rates = spread(runs);
+  write_out(rates_line("median", rates.median) + rates_line("best", rates.best));
 }
 
 int run_bench(const BenchFlags& flags) {
