@@ -225,8 +225,9 @@ void render_mistral(const ChatTemplate& style, const Messages& messages, Parts& 
     const bool has_system = first == 1 && i == with_system;
     if (mistral.space_before_open) parts.text({" "});
     parts.marker("[INST]");
-    parts.text({" ", has_system ? messages[0].content : "", has_system ? "\n\n" : "",
-                messages[i].content, mistral.space_before_close ? " " : ""});
+    parts.text({mistral.space_after_open ? " " : "", has_system ? messages[0].content : "",
+                has_system ? "\n\n" : "", messages[i].content,
+                mistral.space_before_close ? " " : ""});
     parts.marker("[/INST]");
   }
 }

@@ -29,7 +29,7 @@ bool has(std::string_view text, std::string_view part) {
   return text.find(part) != std::string_view::npos;
 }
 
-// True for either kind of quote: `has_quoted(t, " + x", "[INST] ")` finds "[INST] " and '[INST] '.
+// True if `literal` is quoted in either way.
 bool has_literal(std::string_view jinja, const std::string& literal) {
   return has(jinja, "\"" + literal + "\"") || has(jinja, "'" + literal + "'");
 }
@@ -41,7 +41,7 @@ std::optional<ChatFamily> find_family(std::string_view jinja) {
   if (has(jinja, "<|im_start|>") && has(jinja, "<|im_end|>")) {
     return has(jinja, "</think>") ? ChatFamily::kQwen3 : ChatFamily::kChatMl;
   }
-  if (has(jinja, "[INST]")) {
+  if (has(jinja, "[INST]") && !has(jinja, "[SYSTEM_PROMPT]")) {
     return has(jinja, "<<SYS>>") ? ChatFamily::kLlama2 : ChatFamily::kMistral;
   }
   if (has(jinja, "<|user|>") && has(jinja, "<|assistant|>") && has(jinja, "eos_token")) {
@@ -86,6 +86,7 @@ std::string find_default_system(std::string_view jinja) {
 MistralStyle read_mistral_style(std::string_view jinja) {
   MistralStyle style;
   style.space_before_open = has_literal(jinja, " [INST] ");
+  style.space_after_open = style.space_before_open || has_literal(jinja, "[INST] ");
   style.space_before_close = has_literal(jinja, " [/INST]");
   style.system_allowed = has(jinja, "system_message");
   style.system_last = has(jinja, "loop.last and system_message");

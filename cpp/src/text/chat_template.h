@@ -15,8 +15,9 @@ enum class ChatFamily { kChatMl, kQwen3, kLlama2, kLlama3, kLlama31, kMistral, k
 
 // Published Mistral templates differ in white space and in where a system message goes.
 struct MistralStyle {
-  bool space_before_open = false;  // " [INST] " or "[INST] "
-  bool space_before_close = true;  // " [/INST]" or "[/INST]"
+  bool space_before_open = false;  // " [INST]"
+  bool space_after_open = true;    // "[INST] "
+  bool space_before_close = true;  // " [/INST]"
   bool system_allowed = false;
   bool system_last = false;  // with the last message if that is the user's, instead of the first
   bool space_before_answer = false;
