@@ -102,6 +102,26 @@ TEST_F(SessionTest, H7_rollback_over_a_wrapped_window_fails_and_changes_nothing)
   expect_continues(history, engine_->generate({more}, in_session(session, 8))[0]);
 }
 
+TEST_F(SessionTest, penalties_see_the_earlier_turns) {
+  const Tokens first = random_tokens(40, 5);
+  const Tokens second = random_tokens(10, 6);
+  const auto penalised = [&](std::optional<SessionId> session) {
+    RequestOptions options = in_session(0, 20);
+    options.session = session;
+    options.sampling.repetition_penalty = 1.8;
+    return options;
+  };
+  const SessionId session = engine_->open_session(kBudget);
+  RequestOptions silent = in_session(session, 0);
+  engine_->generate({first}, silent);
+  const Tokens turns = engine_->generate({second}, penalised(session))[0].token_ids;
+
+  const SessionId whole = engine_->open_session(kBudget);
+  Tokens both = first;
+  both.insert(both.end(), second.begin(), second.end());
+  EXPECT_EQ(turns, engine_->generate({both}, penalised(whole))[0].token_ids);
+}
+
 TEST_F(SessionTest, misuse_is_refused) {
   EXPECT_THROW(engine_->session_length(99), StateError);
   EXPECT_THROW(engine_->open_session(0), ArgumentError);

@@ -170,6 +170,7 @@ bool Engine::Impl::admit_one(Request& request) {
     if (session.pending) {
       request.prompt.insert(request.prompt.begin(), *session.pending);
       session.pending.reset();
+      request.took_pending = true;
     }
     request.cache = &session.cache;
   } else {
@@ -180,6 +181,9 @@ bool Engine::Impl::admit_one(Request& request) {
   request.output.reserve(static_cast<std::size_t>(request.max_new_tokens));
   if (uses_history(request.options.sampling)) {
     request.history.reserve(request.budget);
+    if (request.session != nullptr) {
+      for (const std::int32_t token : request.session->tokens) request.history.add_prompt(token);
+    }
     for (const std::int32_t token : request.prompt) request.history.add_prompt(token);
   }
   return true;
@@ -285,6 +289,7 @@ void Engine::Impl::rollback_session(SessionId session, std::int64_t count) {
   if (count == 0) return;
   found.cache.rollback(count - (found.pending ? 1 : 0));
   found.pending.reset();
+  found.tokens.resize(static_cast<std::size_t>(found.cache.length()));
 }
 
 }  // namespace moa_rt

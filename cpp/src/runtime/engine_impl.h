@@ -97,6 +97,7 @@ class Engine::Impl {
   void abandon_batch();
   void sample_rows();
   void accept_token(Request& request, std::span<const float> logits);
+  void hand_back(const Request& request, Session& session);
   void finish(Request& request, TokenEvent event);
   void end_request(Request& request, FinishReason reason);
   void fail(Request& request, ErrorCode code, const std::string& message);

@@ -97,7 +97,8 @@ BackendLimits LoadPlan::backend_limits() const {
           .max_seq_len = options.max_seq_len,
           .max_matrix_cols =
               std::max({config.hidden_size, config.intermediate_size, config.query_size()}),
-          .dtype = dtype};
+          .dtype = dtype,
+          .num_layers = config.num_hidden_layers};
 }
 
 LoadPlan prepare_load(const std::string& model_dir, const EngineOptions& options) {

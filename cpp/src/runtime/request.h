@@ -24,6 +24,7 @@ struct Session {
   SessionId id;
   std::int64_t budget;  // N, tokens
   KVCache cache;
+  std::vector<std::int32_t> tokens;     // what the cache has seen, for penalties
   std::optional<std::int32_t> pending;  // sampled last, not in the cache yet
   std::optional<RequestId> active;      // the request that uses it now
 
@@ -47,7 +48,8 @@ struct Request {
 
   std::unique_ptr<KVCache> owned_cache;  // none for a session's request
   Session* session = nullptr;
-  KVCache* cache = nullptr;  // either of the two, once admitted
+  bool took_pending = false;  // prompt[0] was the session's pending token
+  KVCache* cache = nullptr;   // either of the two, once admitted
 
   std::vector<std::int32_t> output;
   TokenHistory history;

@@ -46,10 +46,10 @@ void Engine::Impl::for_each_logits(const std::vector<std::int32_t>& token_ids, s
     for (std::int64_t first = 0; first < count; first += logit_rows) {
       const std::int64_t rows = std::min(logit_rows, count - first);
       std::iota(index.begin(), index.begin() + rows, first);
-      const Tensor logits =
-          decoder_->logits(std::span(index).first(static_cast<std::size_t>(rows)), activations_);
+      const float* logits = backend_->host_floats(
+          decoder_->logits(std::span(index).first(static_cast<std::size_t>(rows)), activations_));
       for (std::int64_t r = 0; r < rows; ++r) {
-        row(begin + first + r, {logits.data<float>() + static_cast<std::size_t>(r) * vocab, vocab});
+        row(begin + first + r, {logits + static_cast<std::size_t>(r) * vocab, vocab});
       }
     }
   }

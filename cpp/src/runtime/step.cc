@@ -125,7 +125,7 @@ void Engine::Impl::sample_rows() {
   if (sampled_.empty()) return;
   // A prompt without new tokens wants no logits, but nothing is lost by computing them with the
   // rest.
-  const Tensor logits = decoder_->logits(sampled_rows_, activations_);
+  const float* logits = backend_->host_floats(decoder_->logits(sampled_rows_, activations_));
   const auto vocab = static_cast<std::size_t>(config_.vocab_size);
   for (std::size_t i = 0; i < sampled_.size(); ++i) {
     Request& request = *sampled_[i];
@@ -134,7 +134,7 @@ void Engine::Impl::sample_rows() {
       continue;
     }
     try {
-      accept_token(request, {logits.data<float>() + i * vocab, vocab});
+      accept_token(request, {logits + i * vocab, vocab});
     } catch (const NumericError& error) {
       fail(request, error.code(), error.what());
     }
@@ -159,7 +159,7 @@ void Engine::Impl::accept_token(Request& request, std::span<const float> logits)
   if (request.detokenizer && !stopped) {
     event.text = request.stops.push(request.detokenizer->push(token));
   }
-  if (stopped || (stop_allowed && request.stops.matched())) {
+  if (stopped || request.stops.matched()) {
     event.finish = FinishReason::kStop;
   } else if (index + 1 == request.max_new_tokens) {
     event.finish = FinishReason::kLength;
@@ -171,16 +171,25 @@ void Engine::Impl::accept_token(Request& request, std::span<const float> logits)
   }
 }
 
+// Leaves the session as the request has made it: all but the last new token are in its cache.
+void Engine::Impl::hand_back(const Request& request, Session& session) {
+  const std::vector<std::int32_t>& prompt = request.prompt;
+  const std::vector<std::int32_t>& output = request.output;
+  session.active.reset();
+  if (request.took_pending && request.prefilled == 0) session.pending = prompt.front();
+  session.tokens.insert(session.tokens.end(), prompt.begin(), prompt.begin() + request.prefilled);
+  if (output.empty()) return;
+  session.tokens.insert(session.tokens.end(), output.begin(), output.end() - 1);
+  session.pending = output.back();
+}
+
 // Releases the text held back, hands the session on, and marks the request for removal.
 void Engine::Impl::finish(Request& request, TokenEvent event) {
   if (request.detokenizer && !request.stops.matched()) {
     event.text += request.stops.push(request.detokenizer->finish());
     event.text += request.stops.finish();
   }
-  if (request.session != nullptr) {
-    request.session->active.reset();
-    if (!request.output.empty()) request.session->pending = request.output.back();
-  }
+  if (request.session != nullptr) hand_back(request, *request.session);
   request.finished = true;
   emit(request, std::move(event));
 }
