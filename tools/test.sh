@@ -12,7 +12,7 @@ case "${1:-}" in
   *) echo "usage: bash tools/test.sh [--sanitize]" >&2 && exit 2 ;;
 esac
 
-if $sanitize; then STEPS=4; else STEPS=12; fi
+if $sanitize; then STEPS=5; else STEPS=12; fi
 readonly STEPS
 source tools/setup.sh
 trap 'printf "error: step %d failed (line %d)\n" "$step_number" "$LINENO" >&2' ERR
@@ -55,15 +55,16 @@ step "System packages"
 # shellcheck disable=SC2086
 need_packages $BUILD_PACKAGES libgtest-dev libgmock-dev
 
-if $sanitize; then
-  for preset in cpu-asan cpu-ubsan cpu-tsan; do check "C++ tests, $preset" workflow "$preset"; done
-  summary
-  exit
-fi
-
 step "Python environment"
 make_venv
 need_cmake
+
+if $sanitize; then
+  for preset in cpu-asan cpu-ubsan cpu-tsan; do check "C++ tests, $preset" workflow "$preset"; done
+  summary || exit 1
+  exit
+fi
+
 step "Python packages (the first time: some minutes)"
 pip_install -q torch==2.13.0
 install_package convert,tools,dev
@@ -77,4 +78,4 @@ check "stubtest" check_stubs
 check "C++ tests" workflow cpu
 check "Python tests" "$PYTHON" -m pytest
 step "Summary"
-summary
+summary || exit 1
