@@ -1,4 +1,6 @@
-"""Strict reader of the GGUF header (ggml docs, gguf.md): nothing is allocated that the file cannot hold.
+"""Strict reader of the GGUF header (ggml docs, gguf.md).
+
+Nothing is allocated that the file cannot hold.
 
 The gguf library's own reader maps the file and trusts its counts: a hostile one makes it loop for
 ever or read past the end. This one checks every count against the bytes left first; the type
@@ -41,7 +43,7 @@ _SCALARS: dict[GGUFValueType, str] = {
 
 @dataclass(frozen=True)
 class GGUFTensor:
-    """One entry of the tensor table. `shape` is in row-major order, `offset` from the file's start."""
+    """One entry of the tensor table: row-major `shape`, `offset` from the file's start."""
 
     name: str
     type: GGMLQuantizationType
@@ -137,8 +139,9 @@ def _array(cursor: _Cursor, item: str) -> list[Any]:
 
 
 class GGUFFile:
-    """A GGUF file whose header has been read and checked. Raises FormatError, UnsupportedError or
-    IoError; the messages name file, item and offset.
+    """A GGUF file whose header has been read and checked.
+
+    Raises FormatError, UnsupportedError or IoError; the messages name file, item and offset.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -233,7 +236,7 @@ class GGUFFile:
         return GGUFTensor(name, kind, dims[::-1], offset, count // block * block_bytes)
 
     def _place(self, entries: list[GGUFTensor]) -> dict[str, GGUFTensor]:
-        """Checks that the data lies where the format puts it: in order, aligned, within the file."""
+        """Checks that the data lies where the format has it: in order, aligned, in the file."""
         start = -(-self.header_bytes // self.alignment) * self.alignment
         expected = 0
         tensors: dict[str, GGUFTensor] = {}

@@ -63,7 +63,8 @@ def unpermute(rows: Array, head_dim: int) -> Array:
     so the GGUF writer stores row i + h * d/2 (h = 0, 1) at 2i + h. This undoes it.
     """
     heads = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:])
-    return heads.swapaxes(1, 2).reshape(rows.shape)
+    restored: Array = heads.swapaxes(1, 2).reshape(rows.shape)
+    return restored
 
 
 def _check_dequantizer(kind: GGMLQuantizationType, item: str) -> None:
@@ -101,6 +102,7 @@ class GGUFSource:
         }
 
     def check_unchanged(self) -> None:
+        """Raises IoError if the file changed since it was opened."""
         self._gguf.file.check_unchanged()
 
     def _map_tensors(self) -> dict[str, SourceTensor]:

@@ -103,8 +103,9 @@ class _Shards:
 
 
 class HuggingFaceSource:
-    """Opens a directory and checks every header. Raises FormatError, MismatchError, IoError or
-    UnsupportedError; see `Source` for the members.
+    """Opens a directory and checks every header; see `Source` for the members.
+
+    Raises FormatError, MismatchError, IoError or UnsupportedError.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -131,6 +132,7 @@ class HuggingFaceSource:
         }
 
     def check_unchanged(self) -> None:
+        """Raises IoError if a shard changed since it was opened."""
         self._shards.check_unchanged()
 
     def _optional(self, name: str) -> dict[str, Any] | None:

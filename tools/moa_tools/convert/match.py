@@ -43,8 +43,10 @@ def fit_vocabulary(source: Source, path: str) -> tuple[dict[str, Any], list[str]
 
 
 def check(specs: Sequence[Any], config: Any, source: Source, strict: bool, path: str) -> list[str]:
-    """Notes about what is extra. Raises MismatchError naming everything missing or misshaped (B1,
-    B2, B4, B5) or a tied head that differs (B3), UnsupportedError for an unknown type.
+    """Notes about what is extra.
+
+    Raises MismatchError naming everything missing or misshaped (B1, B2, B4, B5) or a tied head that
+    differs (B3), UnsupportedError for an unknown type.
     """
     if not source.tensors:
         raise MismatchError(f"{path}: no tensors")
@@ -131,8 +133,10 @@ def _check_declared(source: Source) -> list[str]:
 
 
 def choose_dtype(specs: Sequence[Any], source: Source, wanted: str) -> str:
-    """The label the matrices are stored in. "auto" keeps what the source has; quantised sources
-    become BF16, and sources of several plain types F32.
+    """The label the matrices are stored in.
+
+    "auto" keeps what the source has; quantised sources become BF16, and sources of several plain
+    types F32.
     """
     if wanted != "auto":
         return DTYPE_LABELS[wanted]

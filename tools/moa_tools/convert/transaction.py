@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from pathlib import Path
 from types import TracebackType
 
@@ -38,7 +39,7 @@ def check_target(target: Path, sources: list[Path]) -> None:
         raise ArgumentError(f"OUT: {text!r}: want the name of a directory to make")
     parent = target.absolute().parent
     with io_errors(parent, "OUT: parent directory"):
-        if not os.path.isdir(parent.stat() and parent):
+        if not stat.S_ISDIR(parent.stat().st_mode):
             raise IoError(errno.ENOTDIR, f"{parent}: OUT: parent is not a directory", str(parent))
     if not os.access(parent, os.W_OK | os.X_OK):
         raise IoError(errno.EACCES, f"{parent}: OUT: parent directory: Permission denied", text)
@@ -84,9 +85,9 @@ class _Lock:
             os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def _is_current(self) -> bool:
-        """Whether the locked file is still the one of that name: its last owner may have removed it."""
+        """Whether the locked file still has that name: its last owner may have removed it."""
         try:
-            named, held = os.stat(self._path), os.fstat(self._descriptor)
+            named, held = self._path.stat(), os.fstat(self._descriptor)
         except FileNotFoundError:
             return False
         return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
@@ -138,7 +139,7 @@ class OutputDirectory:
     def _check_existing(self) -> None:
         if not self.target.exists():
             return
-        entries = os.listdir(self.target)
+        entries = [entry.name for entry in self.target.iterdir()]
         if not entries:
             return
         if not self._overwrite:

@@ -142,7 +142,7 @@ def group_maximum(plan: ReferencePlan, kv_heads: int, low: int, high: int) -> li
 
 
 def import_plan(plan: ReferencePlan, kv_heads: int, low: int, high: int) -> AttentionPlan:
-    """The plan of ours, valid for token budgets in [low, high] and checked over them."""
+    """The plan of ours, checked over token budgets in [low, high]."""
     if not 1 <= low <= high <= MAX_TOKENS:
         raise ArgumentError(
             f"length range: got {low}..{high}, want 1 <= min <= max <= {MAX_TOKENS}"

@@ -1,0 +1,550 @@
+"""GGUF conversion: the same model must come out of a GGUF file and of its safetensors original."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from moa_rt import FormatError, IoError, UnsupportedError
+from moa_tools.convert.gguf_file import GGUFFile
+from moa_tools.convert.gguf_source import GGUFSource, unpermute
+from moa_tools.convert.gguf_tokenizer import derive_merges
+from moa_tools.convert.pipeline import ConvertOptions, convert
+from moa_tools.convert.progress import Silent
+from support_gguf import (
+    ARRAY,
+    BOOL,
+    F32,
+    GGUF,
+    I32,
+    STRING,
+    TENSOR_F32,
+    TENSOR_Q8_0,
+    U32,
+    U64,
+    Tensor,
+    from_checkpoint,
+    pair,
+    string,
+    to_ggml_rotary,
+)
+from support_models import make_tiny_model, make_tokenizer
+
+
+def checkpoint_as_gguf(directory: Path, arch: str, path: Path) -> Path:
+    import transformers
+    from safetensors.numpy import load_file
+
+    config = transformers.AutoConfig.from_pretrained(directory)
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    weights = load_file(directory / "model.safetensors")
+    return from_checkpoint(arch, config, weights, tokenizer).write(path)
+
+
+@pytest.mark.parametrize(
+    ("family", "arch", "shape"),
+    [
+        ("llama", "llama", {"head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 1}),
+        ("llama_linear", "llama", {"head_dim": 80, "num_key_value_heads": 4}),
+        ("mistral", "llama", {"head_dim": 128, "num_attention_heads": 8}),
+        ("qwen2", "qwen2", {"tie_word_embeddings": True}),
+        ("qwen3", "qwen3", {"head_dim": 96}),
+    ],
+)
+def test_gguf_and_safetensors_give_the_same_weights(
+    tmp_path: Path, family: str, arch: str, shape: dict[str, Any]
+) -> None:
+    source = make_tiny_model(tmp_path / "hf", family, **shape)
+    gguf = checkpoint_as_gguf(source, arch, tmp_path / "tiny.gguf")
+    options = ConvertOptions(dtype="float32")
+    convert(str(source), tmp_path / "a", options, Silent())
+    convert(str(gguf), tmp_path / "b", options, Silent())
+    manifests = [json.loads((tmp_path / d / "manifest.json").read_text()) for d in "ab"]
+    assert manifests[0]["tensors"] == manifests[1]["tensors"]
+    assert manifests[0]["fingerprint"] == manifests[1]["fingerprint"]
+    configs = [json.loads((tmp_path / d / "config.json").read_text()) for d in "ab"]
+    for config in configs:
+        config.pop("architectures")
+        config["model_type"] = config["model_type"].replace("mistral", "llama")
+    assert configs[0] == configs[1]
+
+
+def test_unpermute_restores_what_rotary_attention_needs() -> None:
+    """Scores of interleaved rotation over ggml's order equal those of halves over the restored one."""
+    rng = np.random.default_rng(0)
+    head_dim, heads, hidden = 16, 3, 24
+    weight = rng.standard_normal((heads * head_dim, hidden))
+    x, y = rng.standard_normal((2, hidden))
+    angle = rng.uniform(0, 6, (2, head_dim // 2))
+
+    def halves(v: np.ndarray[Any, Any], a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        first, second = v[:, : head_dim // 2], v[:, head_dim // 2 :]
+        return np.concatenate(
+            [first * np.cos(a) - second * np.sin(a), second * np.cos(a) + first * np.sin(a)], 1
+        )
+
+    def neighbours(v: np.ndarray[Any, Any], a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        even, odd = v[:, 0::2], v[:, 1::2]
+        out = np.empty_like(v)
+        out[:, 0::2] = even * np.cos(a) - odd * np.sin(a)
+        out[:, 1::2] = odd * np.cos(a) + even * np.sin(a)
+        return out
+
+    stored = to_ggml_rotary(weight, head_dim)
+    restored = unpermute(stored, head_dim)
+    np.testing.assert_array_equal(restored, weight)
+    q, k = ((w @ v).reshape(heads, head_dim) for w, v in ((restored, x), (restored, y)))
+    p, r = ((w @ v).reshape(heads, head_dim) for w, v in ((stored, x), (stored, y)))
+    want = (neighbours(p, angle[0]) * neighbours(r, angle[1])).sum(1)
+    got = (halves(q, angle[0]) * halves(k, angle[1])).sum(1)
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+def test_quantised_blocks_follow_the_format(tmp_path: Path) -> None:
+    """Q8_0 is a float16 scale and 32 signed bytes; bf16 rounds to nearest even."""
+    import torch
+
+    source = make_tiny_model(tmp_path / "hf", "qwen2", hidden_size=128, tie_word_embeddings=True)
+    gguf = checkpoint_as_gguf(source, "qwen2", tmp_path / "t.gguf")
+    parsed = GGUFFile(gguf)
+    rows, width = parsed.tensors["token_embd.weight"].shape
+    rng = np.random.default_rng(1)
+    scales = rng.uniform(0.001, 0.1, (rows, width // 32, 1)).astype(np.float16)
+    quants = rng.integers(-127, 128, (rows, width // 32, 32)).astype(np.int8)
+    blocks = np.concatenate([scales.view(np.int8).reshape(rows, -1, 2), quants], axis=2)
+    want = (scales.astype(np.float32) * quants.astype(np.float32)).reshape(rows, width)
+
+    import transformers
+    from safetensors.numpy import load_file
+
+    weights = load_file(source / "model.safetensors")
+    config = transformers.AutoConfig.from_pretrained(source)
+    file = from_checkpoint("qwen2", config, weights, None)
+    for tensor in file.tensors:
+        if tensor.name == "token_embd.weight":
+            tensor.kind, tensor.data = TENSOR_Q8_0, blocks.tobytes()
+    report = convert(str(file.write(gguf)), tmp_path / "out", ConvertOptions(), Silent())
+    assert report.dtype == "bfloat16"
+    from safetensors.torch import load_file as load_torch
+
+    got = load_torch(tmp_path / "out" / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(got, torch.from_numpy(want).to(torch.bfloat16))
+
+
+def minimal() -> GGUF:
+    """A llama GGUF that opens: one layer, no tokens to speak of."""
+    file = GGUF()
+    file.add("general.architecture", STRING, "llama")
+    for key, value in {
+        "block_count": 1,
+        "context_length": 64,
+        "embedding_length": 128,
+        "feed_forward_length": 32,
+        "attention.head_count": 2,
+    }.items():
+        file.add(f"llama.{key}", U32, value)
+    file.add("llama.attention.layer_norm_rms_epsilon", F32, 1e-5)
+    file.add("tokenizer.ggml.model", STRING, "gpt2")
+    file.add("tokenizer.ggml.pre", STRING, "smollm")
+    file.add("tokenizer.ggml.tokens", STRING, ["a", "b"])
+    file.add("tokenizer.ggml.token_type", I32, [1, 1])
+    file.tensor("token_embd.weight", np.zeros((2, 128), np.float32))
+    return file
+
+
+def test_minimal_opens(tmp_path: Path) -> None:
+    source = GGUFSource(minimal().write(tmp_path / "m.gguf"))
+    assert source.config["rms_norm_eps"] == 1e-5
+    assert source.config["head_dim"] == 64
+    assert source.config["tie_word_embeddings"] is True
+
+
+def refused(file: GGUF, tmp_path: Path, error: type[Exception], words: str) -> None:
+    path = file.write(tmp_path / "bad.gguf")
+    with pytest.raises(error, match=words) as caught:
+        GGUFSource(path)
+    assert "bad.gguf" in str(caught.value)
+
+
+def test_F1_magic(tmp_path: Path) -> None:
+    file = minimal()
+    file.magic = b"GGML"
+    refused(file, tmp_path, FormatError, r"magic: got b'GGML', want b'GGUF'")
+
+
+@pytest.mark.parametrize(
+    ("version", "error", "words"),
+    [
+        (0, FormatError, "version: got 0"),
+        (1, UnsupportedError, "version: got 1"),
+        (4, UnsupportedError, "version: got 4"),
+        (0x03000000, UnsupportedError, "big-endian"),
+    ],
+)
+def test_F1_version(tmp_path: Path, version: int, error: type[Exception], words: str) -> None:
+    file = minimal()
+    file.version = version
+    refused(file, tmp_path, error, words)
+
+
+@pytest.mark.parametrize("count", [(1 << 64) - 1, 1 << 63, 1 << 40])
+@pytest.mark.parametrize("which", ["tensor_count", "pair_count"])
+def test_F2_counts(tmp_path: Path, count: int, which: str) -> None:
+    file = minimal()
+    setattr(file, which, count)
+    refused(file, tmp_path, FormatError, f"got {count}, want at most")
+
+
+@pytest.mark.parametrize("length", [1 << 60, (1 << 64) - 1])
+def test_F2_string_length(tmp_path: Path, length: int) -> None:
+    file = minimal()
+    body = string("general.name") + STRING.to_bytes(4, "little") + length.to_bytes(8, "little")
+    file.pairs.insert(1, body)
+    refused(file, tmp_path, FormatError, f"string length: got {length}, want at most")
+
+
+@pytest.mark.parametrize("kind", [U32, STRING, BOOL])
+def test_F2_array_length(tmp_path: Path, kind: int) -> None:
+    file = minimal()
+    head = string("x") + ARRAY.to_bytes(4, "little") + kind.to_bytes(4, "little")
+    file.pairs.insert(1, head + (1 << 60).to_bytes(8, "little"))
+    refused(file, tmp_path, FormatError, "array length: got 1152921504606846976, want at most")
+
+
+def test_F2_cut_in_the_header(tmp_path: Path) -> None:
+    whole = minimal().bytes()
+    for size in range(0, 300, 7):
+        path = tmp_path / "cut.gguf"
+        path.write_bytes(whole[:size])
+        with pytest.raises(FormatError, match=r"cut\.gguf"):
+            GGUFSource(path)
+
+
+def test_F3_duplicate_key(tmp_path: Path) -> None:
+    file = minimal()
+    file.add("llama.block_count", U32, 2)
+    refused(file, tmp_path, FormatError, "'llama.block_count'.*duplicate key")
+
+
+def test_F3_empty_key(tmp_path: Path) -> None:
+    file = minimal()
+    file.add("", U32, 2)
+    refused(file, tmp_path, FormatError, "empty key")
+
+
+def test_F3_value_type_out_of_range(tmp_path: Path) -> None:
+    file = minimal()
+    file.pairs.append(string("x") + (13).to_bytes(4, "little") + b"\0" * 8)
+    refused(file, tmp_path, FormatError, "value type: got 13, want 0..12")
+
+
+def test_F3_array_of_arrays(tmp_path: Path) -> None:
+    file = minimal()
+    nested = ARRAY.to_bytes(4, "little") + (1).to_bytes(8, "little") + b"\0" * 16
+    file.pairs.append(string("x") + ARRAY.to_bytes(4, "little") + nested)
+    refused(file, tmp_path, FormatError, "array of arrays")
+
+
+@pytest.mark.parametrize("value", [0, 3, 4, 1 << 31])
+def test_F3_alignment(tmp_path: Path, value: int) -> None:
+    file = minimal()
+    file.add("general.alignment", U32, value)
+    refused(file, tmp_path, FormatError, f"alignment: got {value}, want a power of two")
+
+
+def test_F3_alignment_of_another_type(tmp_path: Path) -> None:
+    file = minimal()
+    file.pairs.append(pair("general.alignment", U64, 32))
+    refused(file, tmp_path, FormatError, "alignment: got type UINT64, want UINT32")
+
+
+@pytest.mark.parametrize("dims", [(), (1, 1, 1, 1, 1)])
+def test_F4_rank(tmp_path: Path, dims: tuple[int, ...]) -> None:
+    file = minimal()
+    file.tensors.append(Tensor("t", TENSOR_F32, (1,), b"\0" * 4, dims=dims))
+    refused(file, tmp_path, FormatError, f"n_dims: got {len(dims)}, want 1..4")
+
+
+@pytest.mark.parametrize(
+    ("dims", "words"),
+    [
+        ((-1, 4), "dims: got"),
+        ((0, 4), "dims: got"),
+        ((1 << 62, 1 << 62), "data ends at"),
+        ((4194305, 4194305, 4194305), "data ends at"),
+        ((1 << 63, 1), "dims: got"),
+    ],
+)
+def test_F4_sizes_overflow(tmp_path: Path, dims: tuple[int, ...], words: str) -> None:
+    file = minimal()
+    file.tensors.append(Tensor("t", TENSOR_F32, (1,), b"\0" * 4, dims=dims))
+    refused(file, tmp_path, FormatError, words)
+
+
+def test_F4_row_is_not_whole_blocks(tmp_path: Path) -> None:
+    file = minimal()
+    file.tensors.append(Tensor("t", TENSOR_Q8_0, (2, 31), b"\0" * 68))
+    refused(file, tmp_path, FormatError, r"got 31, want a multiple of 32 \(Q8_0\)")
+
+
+@pytest.mark.parametrize("offset", [1 << 40, 1025, 0, 512, (1 << 64) - 32])
+def test_F5_offset(tmp_path: Path, offset: int) -> None:
+    """Past the end, misaligned, on the tensor before, inside it, wrapped: the one right is 1024."""
+    file = minimal()
+    file.tensors.append(Tensor("t", TENSOR_F32, (8,), b"\0" * 32, offset=offset))
+    refused(file, tmp_path, FormatError, f'"t": offset: got {offset}, want 1024')
+
+
+def test_F5_wrong_order(tmp_path: Path) -> None:
+    file = minimal()
+    file.tensors[0].offset = 32
+    file.tensors.append(Tensor("t", TENSOR_F32, (8,), b"\0" * 32, offset=0))
+    refused(file, tmp_path, FormatError, "offset: got 32, want 0")
+
+
+def test_F5_data_cut_off(tmp_path: Path) -> None:
+    file = minimal()
+    file.cut = 1
+    refused(file, tmp_path, FormatError, "data ends at .* want 1 more")
+
+
+def test_F5_same_tensor_twice(tmp_path: Path) -> None:
+    file = minimal()
+    file.tensor("token_embd.weight", np.zeros((2, 128), np.float32))
+    refused(file, tmp_path, FormatError, '"token_embd.weight": listed twice')
+
+
+def test_F6_unknown_tensor_type(tmp_path: Path) -> None:
+    file = minimal()
+    file.tensors.append(Tensor("t", 99, (32,), b"\0" * 32))
+    refused(file, tmp_path, UnsupportedError, "type 99 is not read")
+
+
+def test_F6_type_without_a_dequantiser(tmp_path: Path) -> None:
+    file = minimal()
+    file.tensors.append(Tensor("t", 24, (32,), b"\0" * 32))  # I8: a table, not a weight
+    refused(file, tmp_path, UnsupportedError, "quantisation I8 is not read")
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "value", "words"),
+    [
+        ("llama.expert_count", U32, 8, "expert_count"),
+        ("llama.attention.sliding_window", U32, 4096, "sliding_window"),
+        ("llama.rope.scaling.type", STRING, "yarn", "yarn"),
+        ("llama.attention.layer_indexes", U32, 1, "layer_indexes.*not implemented"),
+        ("llama.rope.dimension_count", U32, 32, "dimension_count: got 32, want 64"),
+    ],
+)
+def test_C9_feature_of_the_architecture(
+    tmp_path: Path, key: str, kind: int, value: Any, words: str
+) -> None:
+    file = minimal()
+    file.add(key, kind, value)
+    refused(file, tmp_path, UnsupportedError, words)
+
+
+def test_C9_other_architecture(tmp_path: Path) -> None:
+    file = minimal()
+    file.pairs[0] = pair("general.architecture", STRING, "gemma2")
+    refused(file, tmp_path, UnsupportedError, "general.architecture: got 'gemma2'")
+
+
+def test_C2_missing_and_mistyped_fields(tmp_path: Path) -> None:
+    file = minimal()
+    del file.pairs[1]
+    refused(file, tmp_path, FormatError, "llama.block_count: got none, want int")
+    file = minimal()
+    file.pairs[1] = pair("llama.block_count", STRING, "1")
+    refused(file, tmp_path, FormatError, "llama.block_count: got '1', want int")
+
+
+def test_B12_git_lfs_pointer(tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 98362432\n")
+    with pytest.raises(FormatError, match="this is a Git LFS pointer"):
+        GGUFSource(path)
+
+
+def test_A22_directory_and_fifo(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "fifo.gguf")
+    with pytest.raises(IoError, match="not a regular file"):
+        GGUFSource(tmp_path / "fifo.gguf")
+    with pytest.raises(IoError, match="No such file"):
+        GGUFSource(tmp_path / "none.gguf")
+
+
+def test_llama3_frequencies_become_rope_scaling(tmp_path: Path) -> None:
+    """The factors of Llama 3.1's rule, as transformers computes them."""
+    import torch
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    parameters = {**scaling, "rope_theta": 500000.0}
+    config = LlamaConfig(
+        hidden_size=128, num_attention_heads=2, head_dim=64, rope_parameters=parameters
+    )
+    slowed = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))[0].double().numpy()
+    plain = 500000.0 ** (-np.arange(0, 64, 2) / 64)
+    file = minimal()
+    file.add("llama.rope.freq_base", F32, 500000.0)
+    file.tensor("rope_freqs.weight", (plain / slowed).astype(np.float32))
+    source = GGUFSource(file.write(tmp_path / "m.gguf"))
+    assert source.config["rope_scaling"] == scaling
+    assert "rope_freqs.weight" not in source.tensors
+    file.tensors[-1].data = np.linspace(1, 9, 32, dtype=np.float32).tobytes()
+    refused(file, tmp_path, UnsupportedError, "rope_freqs.weight.*no llama3 scaling")
+
+
+def random_texts(count: int) -> list[str]:
+    rng = random.Random(0)
+    letters = "abc XYZ \n\t'’é東京🙂.,;:!?()[]{}|/\\-_=+*&%$#@~`\"àßжλ \u00a00123456789thequickfox"
+    texts = ["", " ", "  two", "It's 1234567 tests, isn't it?", "trailing  \n\n", "<s>", "▁x"]
+    for _ in range(count):
+        text = "".join(rng.choice(letters) for _ in range(rng.randint(1, 60)))
+        texts.append(unicodedata.normalize("NFC", text))
+    return texts
+
+
+def rebuilt(original: Any, model: str, pre: str, tmp_path: Path) -> Any:
+    from support_gguf import add_tokenizer
+    from tokenizers import Tokenizer
+
+    file = minimal()
+    file.pairs = [p for p in file.pairs if b"tokenizer." not in p[8:20]]
+    add_tokenizer(file, json.loads(original.to_str()), model, pre)
+    data = GGUFSource(file.write(tmp_path / "t.gguf")).tokenizer.tokenizer
+    assert data is not None
+    return Tokenizer.from_str(data.decode())
+
+
+@pytest.mark.parametrize(("family", "pre"), [("llama3", "llama-bpe"), ("qwen2", "qwen2")])
+def test_byte_level_tokenizer_is_the_original(tmp_path: Path, family: str, pre: str) -> None:
+    original = make_tokenizer(family, 480)
+    got = rebuilt(original, "gpt2", pre, tmp_path)
+    for text in [*random_texts(2000), "<|im_start|>user\nhi<|im_end|>"]:
+        want = original.encode(text, add_special_tokens=False)
+        assert got.encode(text, add_special_tokens=False).ids == want.ids, text
+        assert got.decode(want.ids) == original.decode(want.ids)
+    assert json.loads(got.to_str())["model"]["ignore_merges"] is (pre == "llama-bpe")
+
+
+def test_smollm_tokenizer_splits_single_digits(tmp_path: Path) -> None:
+    from tokenizers import pre_tokenizers
+
+    original = make_tokenizer("llama3", 480)
+    original.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    got = rebuilt(original, "gpt2", "smollm", tmp_path)
+    for text in random_texts(2000):
+        assert got.encode(text, add_special_tokens=False).ids == original.encode(text).ids, text
+
+
+def sentencepiece_encode(text: str, scores: dict[str, float]) -> list[str]:
+    """SentencePiece BPE from its definition: join the best-scoring neighbours until none is left."""
+    symbols = list("\u2581" + text.replace(" ", "\u2581")) if text else []
+    while True:
+        best = None
+        for i in range(len(symbols) - 1):
+            score = scores.get(symbols[i] + symbols[i + 1])
+            if score is not None and (best is None or score > best[0]):
+                best = (score, i)
+        if best is None:
+            break
+        i = best[1]
+        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
+    pieces = []
+    for symbol in symbols:
+        known = symbol in scores
+        pieces.extend([symbol] if known else [f"<0x{b:02X}>" for b in symbol.encode("utf-8")])
+    return pieces
+
+
+def test_sentencepiece_tokenizer_follows_the_scores(tmp_path: Path) -> None:
+    original = make_tokenizer("llama", 512)
+    got = rebuilt(original, "llama", "", tmp_path)
+    vocab = original.get_vocab()
+    scores = {
+        piece: -float(index)
+        for piece, index in vocab.items()
+        if not (piece.startswith("<") and piece.endswith(">") and len(piece) > 1)
+    }
+    for text in random_texts(1000):
+        if text == "<s>":
+            continue
+        assert got.encode(text, add_special_tokens=False).tokens == sentencepiece_encode(
+            text, scores
+        ), text
+        decoded = got.decode(got.encode(text, add_special_tokens=False).ids)
+        assert decoded == text.replace("\u2581", " ")
+    assert got.encode("a").tokens[0] == "<s>"
+    assert got.encode("a<s>", add_special_tokens=False).tokens[-1] == "<s>"
+
+
+def test_derived_merges_are_every_cut_by_score() -> None:
+    tokens = ["a", "b", "c", "ab", "bc", "abc", "<s>"]
+    merges = derive_merges(tokens, [-9, -9, -9, -2, -1, -3, 0], [1, 1, 1, 1, 1, 1, 3])
+    assert merges == [["b", "c"], ["a", "b"], ["ab", "c"], ["a", "bc"]]
+
+
+def test_unused_tail_is_dropped_and_user_tokens_are_not_special(tmp_path: Path) -> None:
+    file = minimal()
+    file.pairs = [p for p in file.pairs if b"tokens" not in p[:40] and b"token_type" not in p[:40]]
+    file.add("tokenizer.ggml.tokens", STRING, ["a", "b", "<x>", "<tool>", "[PAD]", "[PAD2]"])
+    file.add("tokenizer.ggml.token_type", I32, [1, 1, 3, 4, 5, 5])
+    data = GGUFSource(file.write(tmp_path / "m.gguf")).tokenizer.tokenizer
+    assert data is not None
+    parsed = json.loads(data)
+    assert parsed["model"]["vocab"] == {"a": 0, "b": 1}
+    assert [(t["id"], t["special"]) for t in parsed["added_tokens"]] == [(2, True), (3, False)]
+
+
+def test_D1_unknown_tokenizer(tmp_path: Path) -> None:
+    file = minimal()
+    at = next(i for i, p in enumerate(file.pairs) if p[8:27] == b"tokenizer.ggml.pre\x08")
+    file.pairs[at] = pair("tokenizer.ggml.pre", STRING, "gpt-4o")
+    refused(file, tmp_path, UnsupportedError, "tokenizer.ggml.pre: got 'gpt-4o'")
+
+
+def test_D3_merge_without_a_space(tmp_path: Path) -> None:
+    file = minimal()
+    file.add("tokenizer.ggml.merges", STRING, ["a b", "ab"])
+    refused(file, tmp_path, FormatError, "merge 1: got 'ab'")
+
+
+def test_D4_token_twice_and_special_id_out_of_range(tmp_path: Path) -> None:
+    file = minimal()
+    file.add("tokenizer.ggml.bos_token_id", U32, 2)
+    refused(file, tmp_path, FormatError, "bos_token_id: got 2, want 0..1")
+    file = minimal()
+    at = next(i for i, p in enumerate(file.pairs) if b"ggml.tokens" in p[:40])
+    file.pairs[at] = pair("tokenizer.ggml.tokens", STRING, ["a", "a"])
+    refused(file, tmp_path, FormatError, "'a' is there twice")
+
+
+def test_source_is_described_without_its_place(tmp_path: Path) -> None:
+    path = minimal().write(tmp_path / "m.gguf")
+    source = GGUFSource(path)
+    assert source.description["name"] == "m.gguf"
+    header = path.read_bytes()[: GGUFFile(path).header_bytes]
+    assert source.description["headers_sha256"] == hashlib.sha256(header).hexdigest()
+    assert str(tmp_path) not in json.dumps(source.description)
