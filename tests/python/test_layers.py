@@ -33,6 +33,7 @@ CUDA_ALLOWED = BELOW_OPS | {"ops"}
 STANDARD_HEADER = re.compile(r"[a-z_0-9]+")
 CPP_SUFFIXES = {".h", ".cc", ".cu", ".cuh"}
 MAX_LINES = 400
+MAX_TEST_LINES = 750  # a table of cases may be long
 
 Includes = list[tuple[str, bool]]  # (path, written in quotes)
 
@@ -107,10 +108,8 @@ def test_includes_point_down(folder: str) -> None:
 
 
 def test_cuda_includes_only_the_shared_lower_layers() -> None:
-    files = sources(ROOT / "cuda")
-    allowed = CUDA_ALLOWED | {path.parent.name for path in files}
-    for path in files:
-        assert upward(path.parent.name, allowed, includes_of(path.read_text())) == [], ids(path)
+    for path in sources(ROOT / "cuda"):
+        assert upward("cuda", CUDA_ALLOWED, includes_of(path.read_text())) == [], ids(path)
 
 
 def test_cpp_never_includes_cuda() -> None:
@@ -147,15 +146,18 @@ def test_public_headers_need_only_the_standard_library(header: Path) -> None:
 def test_the_library_never_contains(why: str, pattern: str) -> None:
     library = [SRC / name for name in ALLOWED if name != "cli"]
     for path in sources(INCLUDE, ROOT / "cuda", *library):
+        if "bench" in path.relative_to(ROOT).parts:
+            continue
         found = re.search(pattern, code_of(path.read_text()))
         assert found is None, f"{ids(path)}: {found[0]}: {why}"
 
 
 def test_no_file_is_too_long() -> None:
     folders = [ROOT / name for name in ("cpp", "cuda", "python", "tools", "tests", "third_party")]
-    suffixes = CPP_SUFFIXES | {".py", ".pyi", ".sh", ".cmake"}
-    lengths = {ids(p): p.read_text().count("\n") for p in sources(*folders, suffixes=suffixes)}
-    assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
+    suffixes = CPP_SUFFIXES | {".py", ".sh", ".cmake"}
+    for path in sources(*folders, suffixes=suffixes):
+        limit = MAX_TEST_LINES if "tests" in path.relative_to(ROOT).parts else MAX_LINES
+        assert path.read_text().count("\n") <= limit, ids(path)
 
 
 def test_the_package_imports_nothing_but_numpy() -> None:
