@@ -2,8 +2,10 @@
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/moa_rt)
 
+# No export macro is needed, and without one a shared library compiles to the objects of a static one.
 set_target_properties(moa_rt PROPERTIES VERSION ${PROJECT_VERSION}
-                                        SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+                                        SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR}
+                                        DEFINE_SYMBOL "")
 install(TARGETS moa_rt EXPORT moa_rt-targets COMPONENT moa_rt)
 install(DIRECTORY ${CMAKE_CURRENT_LIST_DIR}/include/moa_rt TYPE INCLUDE COMPONENT moa_rt)
 install(EXPORT moa_rt-targets NAMESPACE moa_rt:: DESTINATION ${package_dir} COMPONENT moa_rt)

@@ -63,6 +63,7 @@ need_packages $BUILD_PACKAGES
 step "Python environment"
 make_venv
 need_cmake
+use_ccache
 step "Build and install moa_rt (the first time: two to six minutes)"
 install_package convert
 step "Model"

@@ -8,8 +8,6 @@ readonly BUILD_PACKAGES="g++ make cmake ninja-build nlohmann-json3-dev libcli11-
 readonly BUILD_REQUIREMENTS="scikit-build-core>=0.11 pybind11>=2.13"
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
-
 step_number=0
 step() {
   step_number=$((step_number + 1))
@@ -70,6 +68,11 @@ make_venv() {
   fi
   "$python" -m venv --clear "$VENV"
   "$PYTHON" --version
+}
+
+# Objects that the wheel, the C++ tests and a shared library have in common are compiled once.
+use_ccache() {
+  if command -v ccache >/dev/null; then export CMAKE_CXX_COMPILER_LAUNCHER=ccache; fi
 }
 
 pip_install() {

@@ -53,11 +53,12 @@ summary() {
 
 step "System packages"
 # shellcheck disable=SC2086
-need_packages $BUILD_PACKAGES libgtest-dev libgmock-dev
+need_packages $BUILD_PACKAGES libgtest-dev libgmock-dev ccache
 
 step "Python environment"
 make_venv
 need_cmake
+use_ccache
 
 if $sanitize; then
   for preset in cpu-asan cpu-ubsan cpu-tsan; do check "C++ tests, $preset" workflow "$preset"; done
