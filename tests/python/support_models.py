@@ -1,8 +1,8 @@
 """Tiny random Hugging Face checkpoints, one per family, for parity and conversion tests.
 
-Everything is made by transformers' own classes with seeded weights, so the checkpoint on disk is what
-a real one of the family looks like. Weights are scaled by 1/sqrt(fan_in) instead of the library's
-0.02: attention and every bias and norm then matter to the logits.
+Everything is made by transformers' own classes with seeded weights, so the checkpoint on disk is
+what a real one of the family looks like. Weights are scaled by 1/sqrt(fan_in) instead of the
+library's 0.02: attention and every bias and norm then matter to the logits.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def seed_weights(model: Any, seed: int) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    embedding = None if model.config.tie_word_embeddings else model.get_input_embeddings().weight
+    embedding: Any = (
+        None if model.config.tie_word_embeddings else model.get_input_embeddings().weight
+    )
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             if parameter is embedding:
@@ -100,7 +102,7 @@ def seed_weights(model: Any, seed: int) -> None:
 
 
 def byte_level_tokenizer(vocab_size: int, specials: list[str], qwen: bool) -> Any:
-    """A byte-level BPE `tokenizers.Tokenizer` as Qwen2 or Llama 3 have it, trained on a few lines."""
+    """A byte-level BPE tokenizer as Qwen2 or Llama 3 have it, trained on a few lines."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -193,7 +195,8 @@ def make_tiny_model(
 
     target = Path(directory)
     config = make_config(family, **shape)
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    factory: Any = transformers.AutoModelForCausalLM
+    model = factory.from_config(config)
     seed_weights(model, seed)
     model = model.to(getattr(torch, dtype))
     model.eval()
@@ -218,8 +221,7 @@ def reference_model(directory: str | Path) -> Any:
     import torch
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, attn_implementation="eager"
-    )
+    factory: Any = transformers.AutoModelForCausalLM
+    model = factory.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
     model.eval()
     return model

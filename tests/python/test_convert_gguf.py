@@ -76,7 +76,7 @@ def test_gguf_and_safetensors_give_the_same_weights(
 
 
 def test_unpermute_restores_what_rotary_attention_needs() -> None:
-    """Scores of interleaved rotation over ggml's order equal those of halves over the restored one."""
+    """Rotating neighbours in ggml's order scores as rotating halves in the restored one."""
     rng = np.random.default_rng(0)
     head_dim, heads, hidden = 16, 3, 24
     weight = rng.standard_normal((heads * head_dim, hidden))
@@ -460,7 +460,7 @@ def test_smollm_tokenizer_splits_single_digits(tmp_path: Path) -> None:
 
 
 def sentencepiece_encode(text: str, scores: dict[str, float]) -> list[str]:
-    """SentencePiece BPE from its definition: join the best-scoring neighbours until none is left."""
+    """SentencePiece BPE by definition: join the best-scoring neighbours until none is left."""
     symbols = list("\u2581" + text.replace(" ", "\u2581")) if text else []
     while True:
         best = None

@@ -228,7 +228,7 @@ def test_I10_old_output_stays_until_the_new_is_verified(
         verify(self)
 
     monkeypatch.setattr(pipeline._Conversion, "_verify", damage_then_verify)
-    with pytest.raises(FormatError, match="model.safetensors.*lm_head.weight"):
+    with pytest.raises(FormatError, match=r"model\.safetensors.*lm_head\.weight"):
         run(tiny, out, overwrite=True)
     assert content(out) == before
     assert names(tmp_path) == ["out"]
@@ -271,7 +271,7 @@ def test_I4_disk_full_later(
 
     def fail(descriptor: int, *rest: Any) -> Any:
         nonlocal calls
-        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
         if name.endswith("model.safetensors") and "moa-convert" in name:
             calls += 1
             if call != "write" or calls == 5:
@@ -364,7 +364,7 @@ def test_I9_parent_missing_or_read_only_or_a_file(tiny: Path, tmp_path: Path) ->
     with pytest.raises(IoError, match="No such file or directory"):
         run(tiny, tmp_path / "none" / "out")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(IoError, match="not a directory|Not a directory"):
+    with pytest.raises(IoError, match=r"[Nn]ot a directory"):
         run(tiny, tmp_path / "file" / "out")
     with pytest.raises(ArgumentError, match="exists and is not a directory"):
         run(tiny, tmp_path / "file")

@@ -92,7 +92,7 @@ class _Vocabulary:
 
     def special(self, name: str) -> str | None:
         """The token that tokenizer.ggml.<name>_token_id names."""
-        index = self.get(f"{name}_token_id", int, None)
+        index: int | None = self.get(f"{name}_token_id", int, None)
         if index is None:
             return None
         if not 0 <= index < len(self.tokens):

@@ -110,8 +110,8 @@ def dominating_rule(rules: Sequence[SpanRule], low: int, high: int) -> SpanRule:
     """The least rule that is nowhere in [low, high] below any of `rules`.
 
     If one of them is the largest at both ends it is the largest between them, too, and is the
-    answer. Otherwise the maximum of the lines is convex, so the chord between its ends lies above it
-    and no line below that chord does at both ends; alpha is rounded up to a whole token.
+    answer. Otherwise the maximum of the lines is convex, so the chord between its ends lies above
+    it, and no line below that chord does at both ends; alpha is rounded up to a whole token.
     """
     at_low = max(_value(rule, low) for rule in rules)
     at_high = max(_value(rule, high) for rule in rules)
