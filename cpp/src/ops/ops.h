@@ -1,7 +1,7 @@
 // The operations of the decoder: what each one takes and gives, checked once, then one call of the
 // backend. Shapes: M rows, H hidden, K inputs, N outputs, I intermediate, D head_dim. Tensors are
-// float32 and row-major. Every function throws ArgumentError, naming the operation, the argument, what
-// it got and what it wants, before anything is written.
+// float32 and row-major. Every function throws ArgumentError, naming the operation, the argument,
+// what it got and what it wants, before anything is written.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,8 @@
 namespace moa_rt::ops {
 
 // out (M, H) = rows `tokens` of table (vocab, H). Every token in [0, vocab).
-void embed(Backend& backend, const Matrix& table, std::span<const std::int32_t> tokens, Tensor& out);
+void embed(Backend& backend, const Matrix& table, std::span<const std::int32_t> tokens,
+           Tensor& out);
 
 // out (M, H) = x / sqrt(mean(x^2) + eps) * weight (H). out may be x. arXiv 1910.07467.
 void rms_norm(Backend& backend, const Tensor& x, const Tensor& weight, double eps, Tensor& out);
@@ -30,9 +31,11 @@ void rope_append(Backend& backend, const Backend::RopeArgs& args, Tensor& qkv);
 
 // out (M, Hq * D) = attention under the mask of span.h; slices of more than one row append to their
 // cache afterwards.
-void attention(Backend& backend, const Backend::AttentionArgs& args, const Tensor& qkv, Tensor& out);
+void attention(Backend& backend, const Backend::AttentionArgs& args, const Tensor& qkv,
+               Tensor& out);
 
 // out (R, H) = rows `index` of x (M, H). Every index in [0, M).
-void gather_rows(Backend& backend, const Tensor& x, std::span<const std::int64_t> index, Tensor& out);
+void gather_rows(Backend& backend, const Tensor& x, std::span<const std::int64_t> index,
+                 Tensor& out);
 
 }  // namespace moa_rt::ops
