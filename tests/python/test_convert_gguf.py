@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
-import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from support_gguf import (
     to_ggml_rotary,
 )
 from support_models import make_tiny_model, make_tokenizer
+from support_sentencepiece import random_texts, sentencepiece_encode
 
 
 def checkpoint_as_gguf(directory: Path, arch: str, path: Path) -> Path:
@@ -411,16 +410,6 @@ def test_llama3_frequencies_become_rope_scaling(tmp_path: Path) -> None:
     refused(file, tmp_path, UnsupportedError, "rope_freqs.weight.*no llama3 scaling")
 
 
-def random_texts(count: int) -> list[str]:
-    rng = random.Random(0)
-    letters = "abc XYZ \n\t'’é東京🙂.,;:!?()[]{}|/\\-_=+*&%$#@~`\"àßжλ \u00a00123456789thequickfox"
-    texts = ["", " ", "  two", "It's 1234567 tests, isn't it?", "trailing  \n\n", "<s>", "▁x"]
-    for _ in range(count):
-        text = "".join(rng.choice(letters) for _ in range(rng.randint(1, 60)))
-        texts.append(unicodedata.normalize("NFC", text))
-    return texts
-
-
 def rebuilt(original: Any, model: str, pre: str, tmp_path: Path) -> Any:
     from support_gguf import add_tokenizer
     from tokenizers import Tokenizer
@@ -457,26 +446,6 @@ def test_smollm_tokenizer_splits_single_digits(tmp_path: Path) -> None:
     got = rebuilt(original, "gpt2", "smollm", tmp_path)
     for text in random_texts(2000):
         assert got.encode(text, add_special_tokens=False).ids == original.encode(text).ids, text
-
-
-def sentencepiece_encode(text: str, scores: dict[str, float]) -> list[str]:
-    """SentencePiece BPE by definition: join the best-scoring neighbours until none is left."""
-    symbols = list("\u2581" + text.replace(" ", "\u2581")) if text else []
-    while True:
-        best = None
-        for i in range(len(symbols) - 1):
-            score = scores.get(symbols[i] + symbols[i + 1])
-            if score is not None and (best is None or score > best[0]):
-                best = (score, i)
-        if best is None:
-            break
-        i = best[1]
-        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
-    pieces = []
-    for symbol in symbols:
-        known = symbol in scores
-        pieces.extend([symbol] if known else [f"<0x{b:02X}>" for b in symbol.encode("utf-8")])
-    return pieces
 
 
 def test_sentencepiece_tokenizer_follows_the_scores(tmp_path: Path) -> None:

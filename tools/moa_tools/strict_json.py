@@ -45,7 +45,13 @@ def load_object(path: Path, max_bytes: int) -> dict[str, Any]:
     return value
 
 
-def dump(value: Any) -> bytes:
-    """Equal content gives equal bytes: sorted keys, two spaces, a final newline, plain UTF-8."""
-    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+def dump(value: Any, compact: bool = False) -> bytes:
+    """Equal content gives equal bytes: plain UTF-8, a final newline.
+
+    For people: two spaces and sorted keys. `compact`: no space at all, keys as they are.
+    """
+    layout: dict[str, Any] = {"indent": 2, "sort_keys": True}
+    if compact:
+        layout = {"separators": (",", ":")}
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, **layout)
     return (text + "\n").encode("utf-8")

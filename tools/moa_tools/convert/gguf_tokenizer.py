@@ -289,4 +289,4 @@ def tokenizer_files(metadata: dict[str, Any], path: str) -> TokenizerFiles:
     template = metadata.get("tokenizer.chat_template")
     if isinstance(template, str):
         config["chat_template"] = template
-    return TokenizerFiles(strict_json.dump(tokenizer), config)
+    return TokenizerFiles(strict_json.dump(tokenizer, compact=True), config)

@@ -13,6 +13,7 @@ import numpy as np
 from moa_rt import FormatError, IoError, MismatchError, UnsupportedError, _core
 
 from moa_tools import strict_json
+from moa_tools.convert.sentencepiece_model import from_sentencepiece
 from moa_tools.convert.source import STORAGE, Rows, SourceTensor, TokenizerFiles
 from moa_tools.files import RegularFile, check_magic, read_bounded
 
@@ -244,7 +245,17 @@ class HuggingFaceSource:
             except UnicodeDecodeError as error:
                 raise FormatError(f"{template}: byte {error.start}: invalid UTF-8") from error
         if not path.exists():
+            return self._read_sentencepiece(config)
+        check_magic(path)
+        return TokenizerFiles(read_bounded(path, MAX_TOKENIZER_BYTES), config)
+
+    def _read_sentencepiece(self, config: dict[str, Any]) -> TokenizerFiles:
+        path = self._directory / "tokenizer.model"
+        if not path.exists():
             self.notes.append("warning: tokenizer.json: none; the model will take token ids only")
             return TokenizerFiles(None, config)
         check_magic(path)
-        return TokenizerFiles(read_bounded(path, MAX_TOKENIZER_BYTES), config)
+        added = self._optional("added_tokens.json") or {}
+        data = read_bounded(path, MAX_TOKENIZER_BYTES)
+        self.notes.append("tokenizer.json: none; it is made from tokenizer.model")
+        return from_sentencepiece(data, str(path), config, added)
