@@ -64,6 +64,7 @@ struct BackendLimits {
   std::int64_t max_seq_len = 0;
   std::int64_t max_matrix_cols = 0;  // largest K of any matmul
   DType dtype = DType::kF32;         // of matrices and caches
+  std::int64_t num_layers = 1;
 };
 
 class Backend {
@@ -89,6 +90,9 @@ class Backend {
   // Host memory to and from tensors of this device.
   virtual void copy_to_device(Tensor& destination, const void* source) = 0;
   virtual void copy_to_host(void* destination, const Tensor& source) = 0;
+  // A float32 tensor of this device as host memory, valid until the next call: its own where the
+  // host can read it.
+  virtual const float* host_floats(const Tensor& x) { return x.data<float>(); }
 
   // out (M, H) = rows `tokens` of table (vocab, H).
   virtual void embed(const Matrix& table, std::span<const std::int32_t> tokens, Tensor& out) = 0;
