@@ -235,11 +235,11 @@ void softmax_row(const SoftmaxRow& row) {
   const float tile_max = Simd::max_of(top) * row.scale;
   const float max = *row.max > tile_max ? *row.max : tile_max;
   Simd::F total = Simd::zero();
+  const Simd::F scale = Simd::set1(row.scale), minus_max = Simd::set1(-max);
+  float* scores = row.scores;
   for (std::int64_t i = 0; i < row.width; i += Simd::kWidth) {
-    const Simd::F x =
-        Simd::fma(Simd::load(row.scores + i), Simd::set1(row.scale), Simd::set1(-max));
-    const Simd::F weight = exp(x);
-    Simd::store(row.scores + i, weight);
+    const Simd::F weight = exp(Simd::fma(Simd::load(scores + i), scale, minus_max));
+    Simd::store(scores + i, weight);
     total = Simd::add(total, weight);
   }
   if (max != *row.max) {
