@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from support_text import SAMPLES, mixed_text, random_string
+from support_mixed_text import SAMPLES, mixed_text, random_string
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 OUT = Path(__file__).parent / "tokenizers"
@@ -71,14 +72,20 @@ def train_byte_level(size: int) -> Component:
 
 
 def train_sentencepiece(size: int) -> Component:
-    """Merges over whole words and runs of spaces, byte tokens at 3..258 as SentencePiece has them."""
+    """Merges over words and runs of spaces, byte tokens at 3..258 as SentencePiece has them."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(LOW_LINE, prepend_scheme="always")
     specials = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    trainer = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=specials, limit_alphabet=160, show_progress=False
-    )
     lines = [line for line in mixed_text(300_000).split("\n") if line]
+    counts = Counter(c for line in lines for c in line.replace(" ", LOW_LINE))
+    alphabet = sorted(counts, key=lambda c: (-counts[c], c))[:160]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=specials,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(lines, trainer)
     model: Component = json.loads(tokenizer.to_str())["model"]
     vocabulary: dict[str, int] = model["vocab"]

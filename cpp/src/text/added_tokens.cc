@@ -123,10 +123,7 @@ void AddedTokenMatcher::split(std::string_view text, bool at_start, bool allow_s
 
 std::int64_t AddedTokenMatcher::memory_bytes() const {
   std::size_t bytes = tokens_.capacity() * sizeof(AddedToken) + nodes_.capacity() * sizeof(Node);
-  constexpr std::size_t kInline = 15;  // short strings live inside the object
-  for (const AddedToken& token : tokens_) {
-    if (token.content.capacity() > kInline) bytes += token.content.capacity() + 1;
-  }
+  for (const AddedToken& token : tokens_) bytes += heap_bytes(token.content);
   return static_cast<std::int64_t>(bytes);
 }
 

@@ -9,6 +9,12 @@
 
 namespace moa_rt {
 
+// Bytes that a string holds outside itself.
+inline std::size_t heap_bytes(const std::string& text) {
+  const std::size_t inside = std::string().capacity();
+  return text.capacity() > inside ? text.capacity() + 1 : 0;
+}
+
 struct AddedToken {
   std::string content;
   std::int32_t id = 0;

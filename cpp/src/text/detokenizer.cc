@@ -26,7 +26,7 @@ std::string IncrementalDetokenizer::push(std::int32_t id) {
   const Tokenizer::Impl& tokenizer = *state_->tokenizer;
   std::string out;
   if (tokenizer.is_special(tokenizer.checked_id(id)) && state_->skip_special) return out;
-  state_->stream.push(tokenizer.vocabulary.text(id), out);
+  state_->stream.push(tokenizer.decoded_text(id), out);
   return out;
 }
 

@@ -56,10 +56,26 @@ std::int32_t Tokenizer::Impl::checked_id(std::int32_t id) const {
   return id;
 }
 
+std::string_view Tokenizer::Impl::decoded_text(std::int32_t id) const {
+  if (!has_flag(id, kRespelled)) return vocabulary.text(id);
+  const auto found = std::find_if(respelled.begin(), respelled.end(),
+                                  [id](const auto& entry) { return entry.first == id; });
+  return found->second;
+}
+
 std::int64_t Tokenizer::Impl::memory_bytes() const {
-  return static_cast<std::int64_t>(sizeof(Impl)) + vocabulary.memory_bytes() + bpe.memory_bytes() +
-         raw_tokens.memory_bytes() + normalized_tokens.memory_bytes() +
-         static_cast<std::int64_t>(special.capacity() + added.capacity() * sizeof(AddedToken));
+  std::size_t bytes =
+      sizeof(Impl) + flags.capacity() + heap_bytes(path) + added.capacity() * sizeof(AddedToken) +
+      respelled.capacity() * sizeof(respelled[0]) +
+      (post_processor.before.capacity() + post_processor.after.capacity()) * sizeof(std::int32_t);
+  for (const AddedToken& token : added) bytes += heap_bytes(token.content);
+  for (const auto& entry : respelled) bytes += heap_bytes(entry.second);
+  if (chat_template) {
+    bytes += heap_bytes(chat_template->bos) + heap_bytes(chat_template->eos) +
+             heap_bytes(chat_template->default_system);
+  }
+  return static_cast<std::int64_t>(bytes) + vocabulary.memory_bytes() + bpe.memory_bytes() +
+         raw_tokens.memory_bytes() + normalized_tokens.memory_bytes();
 }
 
 }  // namespace moa_rt

@@ -113,18 +113,21 @@ Vocabulary make_vocabulary(const TokenizerJson& file, const std::vector<AddedTok
 void add_matchers(Tokenizer::Impl& tokenizer) {
   std::vector<AddedToken> tokens[2];
   std::vector<std::string> spellings[2];
+  tokenizer.flags.assign(static_cast<std::size_t>(tokenizer.vocabulary.size()), 0);
   for (const AddedToken& token : tokenizer.added) {
+    std::string spelling =
+        token.normalized ? tokenizer.normalizer.apply(token.content) : token.content;
+    if (token.special) tokenizer.set_flag(token.id, Tokenizer::Impl::kSpecial);
+    if (spelling != token.content) {
+      tokenizer.set_flag(token.id, Tokenizer::Impl::kRespelled);
+      tokenizer.respelled.emplace_back(token.id, spelling);
+    }
     const std::size_t list = token.normalized ? 1 : 0;
     tokens[list].push_back(token);
-    spellings[list].push_back(token.normalized ? tokenizer.normalizer.apply(token.content)
-                                               : token.content);
+    spellings[list].push_back(std::move(spelling));
   }
   tokenizer.raw_tokens = AddedTokenMatcher(std::move(tokens[0]), spellings[0]);
   tokenizer.normalized_tokens = AddedTokenMatcher(std::move(tokens[1]), spellings[1]);
-  tokenizer.special.assign(static_cast<std::size_t>(tokenizer.vocabulary.size()), 0);
-  for (const AddedToken& token : tokenizer.added) {
-    if (token.special) tokenizer.special[static_cast<std::size_t>(token.id)] = 1;
-  }
 }
 
 // "bos_token" is a string or an object with "content".

@@ -97,7 +97,7 @@ std::int32_t Vocabulary::find(std::string_view token) const {
 }
 
 std::int64_t Vocabulary::memory_bytes() const {
-  return static_cast<std::int64_t>(arena_.capacity() + begins_.capacity() * sizeof(begins_[0]) +
+  return static_cast<std::int64_t>(arena_.capacity() + 1 + begins_.capacity() * sizeof(begins_[0]) +
                                    in_model_.capacity() + slots_.capacity() * sizeof(slots_[0]));
 }
 
