@@ -45,6 +45,7 @@ from moa_rt.errors import (
     UnsupportedError,
 )
 from moa_rt.session import Session
+from moa_rt.stream import Stream
 
 __all__ = [
     "MAX_TOKENS",
@@ -73,6 +74,7 @@ __all__ = [
     "Session",
     "SpanRule",
     "StateError",
+    "Stream",
     "TokenEvent",
     "TokenLogprob",
     "Tokenizer",

