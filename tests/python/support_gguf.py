@@ -202,3 +202,24 @@ def from_checkpoint(
             values = to_ggml_rotary(values, config.head_dim)
         file.tensor(ggml_name(name), values)
     return file
+
+
+def minimal() -> GGUF:
+    """A llama GGUF that opens: one layer, no tokens to speak of."""
+    file = GGUF()
+    file.add("general.architecture", STRING, "llama")
+    for key, value in {
+        "block_count": 1,
+        "context_length": 64,
+        "embedding_length": 128,
+        "feed_forward_length": 32,
+        "attention.head_count": 2,
+    }.items():
+        file.add(f"llama.{key}", U32, value)
+    file.add("llama.attention.layer_norm_rms_epsilon", F32, 1e-5)
+    file.add("tokenizer.ggml.model", STRING, "gpt2")
+    file.add("tokenizer.ggml.pre", STRING, "smollm")
+    file.add("tokenizer.ggml.tokens", STRING, ["a", "b"])
+    file.add("tokenizer.ggml.token_type", I32, [1, 1])
+    file.tensor("token_embd.weight", np.zeros((2, 128), np.float32))
+    return file
