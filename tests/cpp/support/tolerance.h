@@ -19,11 +19,17 @@ struct Tolerance {
   double elementwise;  // no sum: a few ulp
   double sum;          // products with up to some thousand terms
   double attention;    // a softmax of such products
+  double rounded_attention;  // the same, each probability rounded to the dtype: half an ulp of it
 };
 
 inline Tolerance tolerance(DType dtype) {
-  if (dtype == DType::kF32) return {.elementwise = 5e-7, .sum = 2e-6, .attention = 1e-5};
-  return {.elementwise = 5e-7, .sum = 4e-6, .attention = 2e-5};
+  if (dtype == DType::kF32) {
+    return {.elementwise = 5e-7, .sum = 2e-6, .attention = 1e-5, .rounded_attention = 1e-5};
+  }
+  return {.elementwise = 5e-7,
+          .sum = 4e-6,
+          .attention = 2e-5,
+          .rounded_attention = dtype == DType::kBF16 ? 2e-3 : 2.6e-4};
 }
 
 // Every element of got within allowed * scale of want, and finite.

@@ -1,0 +1,78 @@
+// The keys and values of a prefilled chunk on their way to the caches: staged in the caches' type
+// before attention, written into the slots after it.
+#include "cuda/attention/attention.h"
+#include "cuda/device/dispatch.h"
+#include "cuda/runtime/check.h"
+
+namespace moa_rt::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// Four elements a thread.
+template <typename T>
+__global__ void stage_chunk(AttentionDims dims, const float* qkv, std::int64_t rows, T* keys,
+                            T* values) {
+  const std::int64_t width = 2LL * dims.kv_heads * dims.head_dim;
+  const std::int64_t index = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 4;
+  if (index >= rows * width) return;
+  const std::int64_t row = index / width;
+  const std::int64_t column = index % width;
+  const std::int64_t head = column / dims.head_dim;
+  const float4 x = *reinterpret_cast<const float4*>(
+      qkv + row * dims.qkv_width() + static_cast<std::int64_t>(dims.query_heads) * dims.head_dim +
+      column);
+  T* target = head < dims.kv_heads ? keys : values;
+  const std::int64_t offset =
+      ((head % dims.kv_heads) * rows + row) * dims.head_dim + column % dims.head_dim;
+  *reinterpret_cast<uint2*>(target + offset) = {pack<T>(x.x, x.y), pack<T>(x.z, x.w)};
+}
+
+// One tile of a segment's tokens; only those whose slot no later token of the chunk takes.
+__global__ void append_chunk(AppendArgs args) {
+  const PrefillItem item = args.items[blockIdx.x];
+  const Segment segment = args.segments[item.segment];
+  const HeadSpan span{segment.sink, segment.window};
+  const std::int64_t end = std::int64_t{segment.position} + segment.count;
+  const int row_chunks = args.dims.head_dim / 8;  // of 16 bytes
+  const uint4* keys = static_cast<const uint4*>(args.chunk_keys);
+  const uint4* values = static_cast<const uint4*>(args.chunk_values);
+  uint4* slots = reinterpret_cast<uint4*>(segment.keys);
+
+  for (int index = static_cast<int>(threadIdx.x); index < item.tokens * row_chunks;
+       index += kThreads) {
+    const int token = item.token + index / row_chunks;
+    const int chunk = index % row_chunks;
+    const std::int64_t position = std::int64_t{segment.position} + token;
+    if (position >= span.sink && position + span.window < end) continue;
+    const std::int64_t source =
+        (static_cast<std::int64_t>(item.head) * args.rows + segment.row + token) * row_chunks +
+        chunk;
+    const std::int64_t slot = slot_of(span, position);
+    slots[slot * row_chunks + chunk] = keys[source];
+    slots[(span.span() + slot) * row_chunks + chunk] = values[source];
+  }
+}
+
+}  // namespace
+
+void launch_stage_chunk(const AttentionDims& dims, DType dtype, const float* qkv, std::int32_t rows,
+                        void* chunk_keys, void* chunk_values, cudaStream_t stream) {
+  const std::int64_t threads = 2LL * dims.kv_heads * dims.head_dim * rows / 4;
+  if (threads == 0) return;
+  const auto blocks = static_cast<unsigned>((threads + kThreads - 1) / kThreads);
+  dispatch_dtype(dtype, [&](auto tag) {
+    using T = typename decltype(tag)::Type;
+    stage_chunk<<<blocks, kThreads, 0, stream>>>(dims, qkv, rows, static_cast<T*>(chunk_keys),
+                                                 static_cast<T*>(chunk_values));
+  });
+  check_launch("stage chunk");
+}
+
+void launch_append_chunk(const AppendArgs& args, cudaStream_t stream) {
+  if (args.num_items == 0) return;
+  append_chunk<<<static_cast<unsigned>(args.num_items), kThreads, 0, stream>>>(args);
+  check_launch("append chunk");
+}
+
+}  // namespace moa_rt::cuda

@@ -1,0 +1,50 @@
+// Launchers of the row-wise operations. Contracts: ops/backend.h. float32 activations, row-major.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "cuda/attention/attention.h"
+#include "moa_rt/types.h"
+
+namespace moa_rt::cuda {
+
+// out (rows, width) = rows `tokens` of table (vocab, width) in `dtype`.
+void launch_embed(const void* table, DType dtype, const std::int32_t* tokens, std::int64_t rows,
+                  std::int64_t width, float* out, cudaStream_t stream);
+
+// out = x / sqrt(mean(x^2) + eps) * weight; out may be x.
+void launch_rms_norm(const float* x, const float* weight, float eps, std::int64_t rows,
+                     std::int64_t width, float* out, cudaStream_t stream);
+
+// out (rows, width) = silu(gate) * up of gate_up (rows, 2 * width).
+void launch_silu_mul(const float* gate_up, std::int64_t rows, std::int64_t width, float* out,
+                     cudaStream_t stream);
+
+// out (rows, width) = rows `index` of x.
+void launch_gather_rows(const float* x, const std::int64_t* index, std::int64_t rows,
+                        std::int64_t width, float* out, cudaStream_t stream);
+
+// out = x in `dtype`, 16-byte aligned both.
+void launch_convert(const float* x, std::int64_t count, DType dtype, void* out,
+                    cudaStream_t stream);
+
+// Backend::rope_append. Segments (slices, Hkv); rows of slices with one row go to their cache.
+struct RopeKernelArgs {
+  AttentionDims dims;
+  DType dtype = DType::kBF16;  // of the caches
+  std::int32_t rows = 0;
+  const std::int32_t* positions = nullptr;   // (M)
+  const std::int32_t* row_slices = nullptr;  // (M): which slice a row belongs to
+  const Segment* segments = nullptr;
+  const float* cos = nullptr;  // (positions, D / 2)
+  const float* sin = nullptr;
+  const float* query_norm = nullptr;  // (D) or nullptr
+  const float* key_norm = nullptr;
+  float norm_eps = 0.0f;
+  float* qkv = nullptr;
+};
+void launch_rope_append(const RopeKernelArgs& args, cudaStream_t stream);
+
+}  // namespace moa_rt::cuda

@@ -1,0 +1,82 @@
+// The CUDA backend: weights and caches in bfloat16 or float16, activations in float32, everything
+// in order on one stream.
+//
+// Unlike the CPU's, a product may round a row differently in a batch of another size, because
+// cuBLASLt chooses its kernel by shape. Attention keeps the promise of ops/backend.h: a sequence
+// has the same bits in every batch.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "cuda/runtime/device_allocator.h"
+#include "cuda/runtime/handles.h"
+#include "cuda/runtime/matmul.h"
+#include "cuda/runtime/step_tables.h"
+#include "cuda/runtime/uploader.h"
+#include "cuda/runtime/workspace.h"
+#include "ops/backend.h"
+
+namespace moa_rt::cuda {
+
+class CudaBackend final : public Backend {
+ public:
+  // Throws DeviceError if the device is missing or older than sm_80.
+  explicit CudaBackend(const Device& device);
+  ~CudaBackend() override;
+
+  Device device() const override { return allocator_.device(); }
+  std::string description() const override { return description_; }
+  Allocator& allocator() override { return allocator_; }
+  bool supports(DType dtype) const override { return dtype != DType::kF32; }
+  bool supports_head_dim(std::int64_t head_dim) const override;
+  std::int64_t free_bytes() const override;
+
+  std::int64_t workspace_bytes(const BackendLimits& limits) const override;
+  void reserve(const BackendLimits& limits) override;
+
+  std::int64_t matrix_bytes(std::int64_t rows, std::int64_t cols, DType dtype) const override;
+  Matrix load_matrix(std::int64_t rows, std::int64_t cols, DType dtype,
+                     const RowReader& reader) override;
+  void copy_to_device(Tensor& destination, const void* source) override;
+  void copy_to_host(void* destination, const Tensor& source) override;
+  const float* host_floats(const Tensor& x) override;
+
+  void embed(const Matrix& table, std::span<const std::int32_t> tokens, Tensor& out) override;
+  void rms_norm(const Tensor& x, const Tensor& weight, double eps, Tensor& out) override;
+  void matmul(const Tensor& x, const Matrix& weight, const Tensor* bias, bool accumulate,
+              Tensor& out) override;
+  void silu_mul(const Tensor& gate_up, Tensor& out) override;
+  void rope_append(const RopeArgs& args, Tensor& qkv) override;
+  void attention(const AttentionArgs& args, const Tensor& qkv, Tensor& out) override;
+  void gather_rows(const Tensor& x, std::span<const std::int64_t> index, Tensor& out) override;
+
+  cudaStream_t stream() const { return stream_.get(); }
+
+ private:
+  template <typename T>
+  T* workspace(std::int64_t offset) const {
+    return reinterpret_cast<T*>(workspace_.data() + offset);
+  }
+  StepTables& tables();
+  std::int64_t slots(const BackendLimits& limits) const;
+  void decode(const AttentionArgs& args, const StepTables::Layer& layer, const Tensor& qkv,
+              Tensor& out);
+  void prefill(const AttentionArgs& args, const StepTables::Layer& layer, const Tensor& qkv,
+               Tensor& out);
+
+  // Order matters: memory goes back before its allocator and after the stream that uses it.
+  DeviceAllocator allocator_;
+  std::string description_;
+  Stream stream_;
+  Uploader uploader_;
+  BlasMatmul blas_;
+  BackendLimits limits_;
+  Storage workspace_;
+  std::optional<WorkspaceLayout> layout_;
+  std::optional<StepTables> tables_;
+  PinnedBuffer read_back_;
+};
+
+}  // namespace moa_rt::cuda

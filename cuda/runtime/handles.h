@@ -1,0 +1,77 @@
+// Owners of the CUDA runtime's handles. Each is destroyed with its owner and cannot be copied.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "cuda/runtime/check.h"
+
+namespace moa_rt::cuda {
+
+// Makes a device current for the calling thread until the end of the scope.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    check(cudaGetDevice(&previous_), "current device");
+    if (previous_ != device) check(cudaSetDevice(device), "set device");
+    restore_ = previous_ != device;
+  }
+  ~DeviceGuard() {
+    if (restore_) cudaSetDevice(previous_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int previous_ = 0;
+  bool restore_ = false;
+};
+
+// A handle with the function that destroys it.
+template <typename Handle, auto Destroy>
+class Owner {
+ public:
+  Owner() = default;
+  explicit Owner(Handle handle) : handle_(handle) {}
+  ~Owner() {
+    if (handle_ != Handle{}) Destroy(handle_);
+  }
+  Owner(Owner&& other) noexcept : handle_(std::exchange(other.handle_, Handle{})) {}
+  Owner& operator=(Owner&& other) noexcept {
+    std::swap(handle_, other.handle_);
+    return *this;
+  }
+  Handle get() const { return handle_; }
+
+ private:
+  Handle handle_ = {};
+};
+
+using Event = Owner<cudaEvent_t, &cudaEventDestroy>;
+using Stream = Owner<cudaStream_t, &cudaStreamDestroy>;
+using BlasHandle = Owner<cublasLtHandle_t, &cublasLtDestroy>;
+using BlasDescription = Owner<cublasLtMatmulDesc_t, &cublasLtMatmulDescDestroy>;
+using BlasLayout = Owner<cublasLtMatrixLayout_t, &cublasLtMatrixLayoutDestroy>;
+using BlasPreference = Owner<cublasLtMatmulPreference_t, &cublasLtMatmulPreferenceDestroy>;
+
+Stream make_stream();
+Event make_event();  // without timing
+
+// Page-locked host memory.
+class PinnedBuffer {
+ public:
+  PinnedBuffer() = default;
+  explicit PinnedBuffer(std::int64_t bytes);
+  std::byte* data() const { return static_cast<std::byte*>(data_.get()); }
+  std::int64_t bytes() const { return bytes_; }
+
+ private:
+  Owner<void*, &cudaFreeHost> data_;
+  std::int64_t bytes_ = 0;
+};
+
+}  // namespace moa_rt::cuda
