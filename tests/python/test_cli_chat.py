@@ -43,7 +43,7 @@ def test_reset_forgets() -> None:
 
 def test_a_turn_that_does_not_fit_is_refused_and_the_rest_goes_on() -> None:
     long = "word " * 400
-    done = moa_rt("chat", *COMMON, "--context", "128", text=f"{long}\nHello.\n")
+    done = moa_rt("chat", "--model", MODEL, "--context", "128", text=f"{long}\nHello.\n")
     assert done.returncode == 0
     assert done.stderr.startswith("moa_rt: error[E_ARG]: ")
     assert len(PROMPT_TOKENS.findall(done.stderr)) == 1

@@ -82,6 +82,7 @@ int run_chat(const ChatFlags& flags) {
       continue;
     }
     answer_turn(engine, conversation, flags, options, line);
+    forget_wakeups();
     if (interrupts() > 1) return kInterruptedStatus;
   }
 }

@@ -6,20 +6,23 @@
 #include <cerrno>
 #include <cstring>
 
+#include "cli/interrupt.h"
+
 namespace moa_rt::cli {
 namespace {
 
 constexpr std::size_t kBlock = 1 << 16;
 
-// Appends what one read() delivers. Returns 0 at the end, -1 when a signal came first.
-ssize_t read_some(int fd, const std::string& path, std::string& text) {
+// Appends what one read() delivers. False: the end.
+bool read_some(int fd, const std::string& path, std::string& text) {
   char block[kBlock];
-  const ssize_t got = read(fd, block, sizeof block);
-  if (got < 0 && errno != EINTR) {
-    throw IoError(path + ": read: " + std::strerror(errno), errno, path);
-  }
-  if (got > 0) text.append(block, static_cast<std::size_t>(got));
-  return got;
+  ssize_t got = -1;
+  do {
+    got = read(fd, block, sizeof block);
+  } while (got < 0 && errno == EINTR);
+  if (got < 0) throw IoError(path + ": read: " + std::strerror(errno), errno, path);
+  text.append(block, static_cast<std::size_t>(got));
+  return got > 0;
 }
 
 [[noreturn]] void fail_length(const std::string& path, std::size_t max_bytes) {
@@ -85,7 +88,7 @@ std::string read_text(const std::string& path, std::size_t max_bytes) {
   const std::string name = path == "-" ? "standard input" : path;
   const InputFile file(path);
   std::string text;
-  while (read_some(file.fd, name, text) != 0) {
+  while (read_some(file.fd, name, text)) {
     if (text.size() > max_bytes) fail_length(name, max_bytes);
   }
   return text;
@@ -104,9 +107,8 @@ LineReader::Result LineReader::next(std::string& line, std::size_t max_bytes) {
     }
     if (buffer_.size() > max_bytes) fail_length(name, max_bytes);
     searched = buffer_.size();
-    const ssize_t got = read_some(STDIN_FILENO, name, buffer_);
-    if (got < 0) return Result::kInterrupted;
-    if (got == 0) {
+    if (!wait_for_input(STDIN_FILENO)) return Result::kInterrupted;
+    if (!read_some(STDIN_FILENO, name, buffer_)) {
       line = std::move(buffer_);
       buffer_.clear();
       return line.empty() ? Result::kEnd : Result::kLine;

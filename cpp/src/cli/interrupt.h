@@ -12,4 +12,9 @@ void arm_interrupts();
 int interrupts() noexcept;
 void reset_interrupts() noexcept;
 
+// Waits until `fd` can be read or has ended. False: a SIGINT came first, be it before the call.
+bool wait_for_input(int fd);
+// Lets the next wait_for_input() overlook the SIGINTs so far; they stay counted.
+void forget_wakeups() noexcept;
+
 }  // namespace moa_rt::cli
