@@ -8,11 +8,11 @@ source tools/setup.sh
 trap 'printf "error: step %d failed (line %d)\n" "$step_number" "$LINENO" >&2' ERR
 
 readonly DOCUMENT=build/quickstart/document.txt
-readonly QUESTION="What is the code of the lighthouse door?"
-readonly LENGTH=2560  # tokens: document, question and answer
+readonly QUESTION="What is the secret number in the text above?"
+readonly LENGTH=2048  # tokens: document, question and answer
 
-# Text that every Python has with it, and one sentence that is in no book. The sentence stands in the
-# last third: a uniform plan of half density forgets what is older, which a searched plan need not.
+# Text that every Python has with it, and one note that is in no book. The note stands near the end: a
+# uniform plan of half density forgets what is older than half the text.
 write_document() {
   mkdir -p "$(dirname "$DOCUMENT")"
   "$PYTHON" - "$DOCUMENT" "$QUESTION" <<'WRITE'
@@ -20,12 +20,12 @@ import sys
 from pathlib import Path
 from pydoc_data.topics import topics
 
-words = " ".join(topics[name] for name in ("for", "while", "try", "with", "function")).split()
-before, after = words[:620], words[620:800]
-fact = "The code of the lighthouse door is 4821."
-text = f"{' '.join(before)}\n\n{fact}\n\n{' '.join(after)}"
-Path(sys.argv[1]).write_text(f"{text}\n\n{sys.argv[2]} Answer in one sentence.\n")
-print(f"{sys.argv[1]}: {len(text)} bytes, one planted sentence: {fact}")
+names = ("for", "while", "try", "with", "function", "class", "import")
+words = " ".join(topics[name] for name in names).split()
+note = "Note: the secret number is 4821. Remember: the secret number is 4821."
+text = f"{' '.join(words[:900])}\n\n{note}\n\n{' '.join(words[900:1100])}"
+Path(sys.argv[1]).write_text(f"{text}\n\n{sys.argv[2]}\n")
+print(f"{sys.argv[1]}: {len(text)} bytes of Python's manual, and in it: {note}")
 WRITE
 }
 
