@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
@@ -15,13 +16,22 @@ constexpr std::size_t kHeader = alignof(std::max_align_t);
 
 }  // namespace
 
-void* operator new(std::size_t size) {
+// Every form that the standard library may call, so that none pairs with a sanitizer's own.
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
   auto* block = static_cast<std::byte*>(std::malloc(size + kHeader));
-  if (block == nullptr) throw std::bad_alloc();
+  if (block == nullptr) return nullptr;
   *reinterpret_cast<std::size_t*>(block) = size;
   live_bytes += static_cast<std::int64_t>(size);
   return block + kHeader;
 }
+
+void* operator new(std::size_t size) {
+  void* pointer = operator new(size, std::nothrow);
+  if (pointer == nullptr) throw std::bad_alloc();
+  return pointer;
+}
+
+void* operator new[](std::size_t size) { return operator new(size); }
 
 void operator delete(void* pointer) noexcept {
   if (pointer == nullptr) return;
@@ -31,6 +41,9 @@ void operator delete(void* pointer) noexcept {
 }
 
 void operator delete(void* pointer, std::size_t) noexcept { operator delete(pointer); }
+void operator delete(void* pointer, const std::nothrow_t&) noexcept { operator delete(pointer); }
+void operator delete[](void* pointer) noexcept { operator delete(pointer); }
+void operator delete[](void* pointer, std::size_t) noexcept { operator delete(pointer); }
 
 namespace moa_rt {
 namespace {

@@ -182,6 +182,7 @@ INSTANTIATE_TEST_SUITE_P(
                       BadFile{"D1_unknown_post_processor", {"post_processor", "BertProcessing"}},
                       BadFile{"D1_unknown_decoder", {"decoder", "WordPiece"}},
                       BadFile{"D1_decoder_out_of_order", {"decoder", "ByteFallback", "order"}},
+                      BadFile{"D1_byte_level_with_fallback", {"model: byte_fallback", "true"}},
                       BadFile{"D1_dropout", {"dropout", "0.1"}},
                       BadFile{"D1_suffix", {"end_of_word_suffix", "</w>"}}),
     ::testing::PrintToStringParamName());

@@ -89,7 +89,12 @@ Bpe::Bpe(const Json& model, MergeTable merges, const Vocabulary& vocabulary, Bpe
       token.clear();
       append_utf8(kByteCharacters[static_cast<std::size_t>(byte)], token);
     }
-    byte_ids_[static_cast<std::size_t>(byte)] = vocabulary.find_in_model(token);
+    const std::int32_t id = vocabulary.find_in_model(token);
+    byte_ids_[static_cast<std::size_t>(byte)] = id;
+    if (unit == BpeUnit::kByte && byte_fallback_ && id == Vocabulary::kNotFound) {
+      fail_unsupported(path, "model", "byte_fallback",
+                       "true with an incomplete byte-level vocabulary", "false");
+    }
   }
 }
 
