@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moa_rt._version import __version__  # first: a mixed installation is told apart
+from moa_rt._checks import __version__
 
 # isort: split
 from moa_rt._core import (

@@ -3,9 +3,10 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, SupportsIndex, TypeAlias
+from typing import Any, ClassVar, Protocol, SupportsIndex, TypeAlias, type_check_only
 
 import numpy as np
+from typing_extensions import Never
 
 _Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 _Ids: TypeAlias = Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]]
@@ -14,12 +15,20 @@ class _Chat(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Mapping[str, str]: ...
 
+@type_check_only
+class _Type(type): ...
+
+# Instances come from functions and properties only.
+@type_check_only
+class _NoConstructor(metaclass=_Type):
+    def __init__(self, *args: Never, **kwargs: Never) -> None: ...
+
 MAX_TOKENS: int
 __version__: str
 
 # --- bind_types.cc
 
-class RopeConfig:
+class RopeConfig(_NoConstructor):
     @property
     def type(self) -> str: ...
     @property
@@ -33,7 +42,7 @@ class RopeConfig:
     @property
     def original_max_position_embeddings(self) -> int: ...
 
-class ModelConfig:
+class ModelConfig(_NoConstructor):
     @staticmethod
     def load(model_dir: _Path) -> ModelConfig: ...
     @staticmethod
@@ -83,7 +92,7 @@ class ModelConfig:
 
 # --- bind_span.cc
 
-class SpanRule:
+class SpanRule(metaclass=_Type):
     def __init__(
         self, alpha: SupportsIndex, beta: float, max_span: SupportsIndex | None = ...
     ) -> None: ...
@@ -98,7 +107,7 @@ class SpanRule:
     def __hash__(self) -> int: ...
     def __eq__(self, other: object, /) -> bool: ...
 
-class HeadSpan:
+class HeadSpan(metaclass=_Type):
     def __init__(self, sink: SupportsIndex, window: SupportsIndex) -> None: ...
     @property
     def sink(self) -> int: ...
@@ -123,7 +132,7 @@ _Rule: TypeAlias = (
     SpanRule | tuple[int, float] | tuple[int, float, int | None] | list[int] | list[float]
 )
 
-class AttentionPlan:
+class AttentionPlan(_NoConstructor):
     SCHEMA_VERSION: ClassVar[int]
     out_of_range: str
     fingerprint: str
@@ -188,13 +197,13 @@ class AttentionPlan:
 
 # --- bind_model.cc
 
-class WeightSource:
+class WeightSource(_NoConstructor):
     @property
     def name(self) -> str: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-class WeightSpec:
+class WeightSpec(_NoConstructor):
     @property
     def name(self) -> str: ...
     @property
@@ -213,7 +222,7 @@ def sha256_file(
 
 # --- bind_io.cc
 
-class TensorInfo:
+class TensorInfo(_NoConstructor):
     @property
     def name(self) -> str: ...
     @property
@@ -225,7 +234,7 @@ class TensorInfo:
     @property
     def bytes(self) -> int: ...
 
-class SafetensorsFile:
+class SafetensorsFile(metaclass=_Type):
     def __init__(self, path: _Path) -> None: ...
     @property
     def path(self) -> str: ...
@@ -240,7 +249,7 @@ class SafetensorsFile:
 
 # --- bind_tokenizer.cc
 
-class Tokenizer:
+class Tokenizer(_NoConstructor):
     @staticmethod
     def load(model_dir: _Path) -> Tokenizer: ...
     def encode(
@@ -259,14 +268,14 @@ class Tokenizer:
     def id_to_token(self, id: SupportsIndex) -> str: ...
     def is_special(self, id: SupportsIndex) -> bool: ...
 
-class IncrementalDetokenizer:
+class IncrementalDetokenizer(metaclass=_Type):
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = ...) -> None: ...
     def push(self, id: SupportsIndex) -> str: ...
     def finish(self) -> str: ...
 
 # --- bind_options.cc
 
-class EngineOptions:
+class EngineOptions(metaclass=_Type):
     FIELDS: ClassVar[tuple[str, ...]]
     plan: AttentionPlan | None
     force_plan: bool
@@ -281,7 +290,7 @@ class EngineOptions:
     cpu_isa: str
     def __init__(self, **fields: Any) -> None: ...
 
-class RequestOptions:
+class RequestOptions(metaclass=_Type):
     FIELDS: ClassVar[tuple[str, ...]]
     max_new_tokens: int | None
     min_new_tokens: int
@@ -305,7 +314,7 @@ class RequestOptions:
 
 # --- bind_results.cc
 
-class TokenLogprob:
+class TokenLogprob(_NoConstructor):
     @property
     def token(self) -> int: ...
     @property
@@ -313,7 +322,7 @@ class TokenLogprob:
     @property
     def top(self) -> list[tuple[int, float]]: ...
 
-class TokenEvent:
+class TokenEvent(_NoConstructor):
     @property
     def request(self) -> int: ...
     @property
@@ -327,7 +336,7 @@ class TokenEvent:
     @property
     def error(self) -> Exception | None: ...
 
-class Completion:
+class Completion(_NoConstructor):
     @property
     def text(self) -> str: ...
     @property
@@ -343,7 +352,7 @@ class Completion:
     @property
     def error(self) -> Exception | None: ...
 
-class MemoryReport:
+class MemoryReport(_NoConstructor):
     @property
     def weights(self) -> int: ...
     @property
@@ -359,7 +368,7 @@ class MemoryReport:
     @property
     def total(self) -> int: ...
 
-class EngineStats:
+class EngineStats(_NoConstructor):
     @property
     def steps(self) -> int: ...
     @property
@@ -375,7 +384,7 @@ class EngineStats:
     @property
     def allocations(self) -> int: ...
 
-class MemoryPrediction:
+class MemoryPrediction(_NoConstructor):
     @property
     def weights(self) -> int: ...
     @property
@@ -392,7 +401,7 @@ class MemoryPrediction:
 
 # --- bind_engine.cc
 
-class Engine:
+class Engine(metaclass=_Type):
     def __init__(self, model_dir: _Path, options: EngineOptions) -> None: ...
     def generate(
         self,

@@ -39,7 +39,8 @@ def to_token_ids(
         _check_length([prompt], max_tokens, name)
         return _named(tokenizer, name).encode(prompt)
     if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
-        _check_length([m.get("content") for m in prompt], max_tokens, name)
+        contents = [m.get("content") for m in prompt if isinstance(m, Mapping)]
+        _check_length(contents, max_tokens, name)
         return _named(tokenizer, name).encode_chat(list(prompt))
     return prompt  # type: ignore[return-value]
 

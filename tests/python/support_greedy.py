@@ -35,7 +35,8 @@ def varied_rules(layers: int, kv_heads: int, seed: int) -> list[list[Rule]]:
     def rule() -> Rule:
         if draw.random() < 0.125:
             return (0, 1.0)
-        return (int(draw.integers(-32, 128)), float(draw.integers(0, 16)) / 64)
+        beta = float(draw.integers(0, 16)) / 64
+        return (int(draw.integers(-32 if beta >= 0.125 else 1, 128)), beta)
 
     return [[rule() for _ in range(kv_heads)] for _ in range(layers)]
 
@@ -72,5 +73,5 @@ def planned_engine(directory: object, config_of: Engine, seed: int) -> Engine:
     """A second engine over the same model, under a plan of varied spans."""
     config = config_of.config
     rules = varied_rules(config.num_hidden_layers, config.num_key_value_heads, seed)
-    plan = AttentionPlan.from_rules(rules, sink_size=SINK, rounding=ROUNDING)
+    plan = AttentionPlan.from_rules(rules, sink_size=SINK, rounding=ROUNDING, min_length=512)
     return Engine(str(directory), plan, dtype="float32", max_seq_len=1024)

@@ -82,14 +82,15 @@ def random_rules(pair: Pair, seed: int) -> list[list[Rule]]:
     draw = random.Random(seed)
 
     def rule() -> Rule:
-        alpha, beta = draw.randrange(-16, 48), draw.randrange(0, 32) / 128
-        return (alpha, beta) if draw.random() < 0.7 else (alpha, beta, draw.randrange(16, 64))
+        beta = draw.randrange(0, 32) / 128
+        alpha = draw.randrange(-16 if beta >= 0.125 else 1, 48)
+        return (alpha, beta) if draw.random() < 0.7 else (alpha, beta, 8 * draw.randrange(2, 8))
 
     return [[rule() for _ in range(pair.kv_heads)] for _ in range(pair.layers)]
 
 
 def planned(pair: Pair, rules: list[list[Rule]], **options: Any) -> Engine:
-    plan = AttentionPlan.from_rules(rules, sink_size=SINK, rounding=ROUNDING)
+    plan = AttentionPlan.from_rules(rules, sink_size=SINK, rounding=ROUNDING, min_length=256)
     return Engine(pair.directory, plan, dtype="float32", num_threads=2, **options)
 
 
@@ -112,8 +113,8 @@ def test_plan_logits_around_a_span(pair: Pair, seed: int) -> None:
     rules = random_rules(pair, seed)
     n = 320
     spans = spans_of(rules, SINK, ROUNDING, n)
-    span = sum(max(max(row, key=sum) for row in spans))
-    lengths = {1, SINK, SINK + 1, span - 1, span, span + 1, min(4 * span, n), n}
+    span = min(sum(head) for row in spans for head in row)
+    lengths = {1, SINK, SINK + 1, span - 1, span, span + 1, 4 * span, n}
     with planned(pair, rules, prefill_chunk=64) as engine:
         for length in sorted(lengths):
             ids = tokens(length, seed=length)

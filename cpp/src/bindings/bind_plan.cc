@@ -214,6 +214,8 @@ void bind_plan(py::module_& module) {
       .def_property(
           "quality", [](const BoundPlan& s) { return read_only(py::cast(s.plan.quality)); },
           &set_quality)
+      .def_property_readonly(
+          "extensions", [](const BoundPlan& s) { return read_only(py::cast(s.plan.extensions)); })
       .def(
           "__eq__", [](const BoundPlan& a, const BoundPlan& b) { return a.plan == b.plan; },
           py::is_operator())
