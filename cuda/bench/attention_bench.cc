@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cuda/attention/schedule.h"
+#include "cuda/bench/ceiling.h"
 #include "cuda/bench/device_fill.h"
 #include "cuda/bench/measure.h"
 #include "cuda/runtime/cuda_backend.h"
@@ -74,11 +75,11 @@ class DecodeBatch {
     qkv_ = Tensor::allocate(backend_.allocator(), DType::kF32, {batch, width});
     out_ =
         Tensor::allocate(backend_.allocator(), DType::kF32, {batch, shape_.num_query_heads * kDim});
-    fill_f32(qkv_.data<float>(), qkv_.elements(), 7, stream());
+    fill_f32(qkv_.data<float>(), qkv_.elements(), 7, 1.0f, stream());
     for (std::int64_t i = 0; i < batch; ++i) {
       caches_.push_back(std::make_unique<KVCache>(backend_.allocator(), layout));
       fill_bf16(caches_.back()->segment(0, 0).keys, layout.total_bytes() / 2,
-                static_cast<std::uint32_t>(i), stream());
+                static_cast<std::uint32_t>(i), 1.0f, stream());
       caches_.back()->advance(longest);
       slices_.push_back({caches_.back().get(), i, 1, longest});
     }
@@ -109,19 +110,6 @@ class DecodeBatch {
   std::vector<SequenceSlice> slices_;
   GraphExec graph_;
 };
-
-double read_ceiling() {
-  CudaBackend backend({DeviceType::kCuda, 0});
-  const std::int64_t bytes = std::int64_t{4} << 30;
-  const Storage data(backend.allocator(), bytes);
-  const Storage sink(backend.allocator(), 4);
-  fill_bf16(data.data(), bytes / 2, 1, backend.stream());
-  check(cudaStreamSynchronize(backend.stream()), "fill");
-  const GraphExec graph = capture(backend.stream(), [&] {
-    read_all(data.data(), bytes, reinterpret_cast<float*>(sink.data()), backend.stream());
-  });
-  return static_cast<double>(bytes) / medians({&graph}, backend.stream())[0];
-}
 
 void decode_bandwidth(const char* goal, const Model& model, std::int64_t batch, std::int64_t span,
                       double ceiling) {
@@ -168,7 +156,7 @@ class Prefill {
     std::vector<PrefillItem> items;
     schedule_prefill(segments, model.kv_heads, dims.group(), kPrefillTileRows, items);
     qkv_ = Storage(backend_.allocator(), tokens * dims.qkv_width() * 4);
-    fill_f32(reinterpret_cast<float*>(qkv_.data()), tokens * dims.qkv_width(), 3, stream());
+    fill_f32(reinterpret_cast<float*>(qkv_.data()), tokens * dims.qkv_width(), 3, 1.0f, stream());
     const std::int64_t chunk_bytes = model.kv_heads * tokens * kDim * 2;
     keys_ = Storage(backend_.allocator(), chunk_bytes);
     values_ = Storage(backend_.allocator(), chunk_bytes);

@@ -20,11 +20,11 @@ __device__ float random_normal(std::uint64_t index, std::uint32_t seed) {
 }
 
 template <typename T>
-__global__ void fill(T* data, std::int64_t count, std::uint32_t seed) {
+__global__ void fill(T* data, std::int64_t count, std::uint32_t seed, float scale) {
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kThreads;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count;
        i += stride) {
-    data[i] = from_float<T>(random_normal(static_cast<std::uint64_t>(i), seed));
+    data[i] = from_float<T>(scale * random_normal(static_cast<std::uint64_t>(i), seed));
   }
 }
 
@@ -45,13 +45,15 @@ __global__ void read(const uint4* data, std::int64_t count, float* sink) {
 
 }  // namespace
 
-void fill_bf16(void* data, std::int64_t count, std::uint32_t seed, cudaStream_t stream) {
-  fill<<<kBlocks, kThreads, 0, stream>>>(static_cast<Bf16*>(data), count, seed);
+void fill_bf16(void* data, std::int64_t count, std::uint32_t seed, float scale,
+               cudaStream_t stream) {
+  fill<<<kBlocks, kThreads, 0, stream>>>(static_cast<Bf16*>(data), count, seed, scale);
   check_launch("fill");
 }
 
-void fill_f32(float* data, std::int64_t count, std::uint32_t seed, cudaStream_t stream) {
-  fill<<<kBlocks, kThreads, 0, stream>>>(data, count, seed);
+void fill_f32(float* data, std::int64_t count, std::uint32_t seed, float scale,
+              cudaStream_t stream) {
+  fill<<<kBlocks, kThreads, 0, stream>>>(data, count, seed, scale);
   check_launch("fill");
 }
 

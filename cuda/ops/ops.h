@@ -30,6 +30,13 @@ void launch_gather_rows(const float* x, const std::int64_t* index, std::int64_t 
 void launch_convert(const float* x, std::int64_t count, DType dtype, void* out,
                     cudaStream_t stream);
 
+// out (rows, outputs) = x (rows, inputs), rounded to `dtype`, @ weight (outputs, inputs)^T [+ bias]
+// [+ out], accumulated in float32. At most kMaxSmallRows rows, inputs a multiple of 8.
+inline constexpr int kMaxSmallRows = 8;
+void launch_small_matmul(const float* x, std::int64_t rows, const void* weight, DType dtype,
+                         std::int64_t outputs, std::int64_t inputs, const float* bias,
+                         bool accumulate, float* out, cudaStream_t stream);
+
 // Backend::rope_append. Segments (slices, Hkv); rows of slices with one row go to their cache.
 struct RopeKernelArgs {
   AttentionDims dims;

@@ -14,6 +14,8 @@ namespace {
 
 constexpr std::int64_t kUploadBytes = std::int64_t{8} << 20;
 constexpr std::int64_t kLoadBlockBytes = std::int64_t{16} << 20;
+constexpr std::int64_t kSmallRows =
+    8;                           // our own product is 1 to 20 % faster than cuBLASLt up to here
 constexpr int kOldestMajor = 8;  // bf16 matrix units and asynchronous copies
 
 AttentionDims dims_of(const AttentionShape& shape) {
@@ -190,11 +192,17 @@ void CudaBackend::matmul(const Tensor& x, const Matrix& weight, const Tensor* bi
                          Tensor& out) {
   if (x.dim(0) == 0) return;
   const DeviceGuard guard(device().index);
+  const float* const bias_data = bias == nullptr ? nullptr : bias->data<float>();
+  if (x.dim(0) <= kSmallRows && weight.cols % 8 == 0) {
+    launch_small_matmul(x.data<float>(), x.dim(0), weight.storage.data(), weight.dtype, weight.rows,
+                        weight.cols, bias_data, accumulate, out.data<float>(), stream_.get());
+    return;
+  }
   const WorkspaceLayout& layout = tables().layout();
   void* const converted = workspace<void>(layout.converted);
   launch_convert(x.data<float>(), x.elements(), weight.dtype, converted, stream_.get());
-  blas_.run(converted, x.dim(0), weight, bias == nullptr ? nullptr : bias->data<float>(),
-            accumulate, out.data<float>(), workspace<void>(layout.blas), stream_.get());
+  blas_.run(converted, x.dim(0), weight, bias_data, accumulate, out.data<float>(),
+            workspace<void>(layout.blas), stream_.get());
 }
 
 void CudaBackend::silu_mul(const Tensor& gate_up, Tensor& out) {

@@ -118,10 +118,12 @@ struct Product {
 };
 
 TEST_P(CudaOpsTest, matmul_with_bias_and_output) {
-  const auto backend = make_backend(300, 1536);
-  for (const Product p : {Product{1, 64, 64}, Product{2, 576, 100}, Product{3, 128, 8},
-                          Product{5, 1536, 576}, Product{8, 96, 320}, Product{9, 576, 961},
-                          Product{17, 192, 49}, Product{64, 72, 72}, Product{300, 576, 1152}}) {
+  const auto backend = make_backend(300, 14336);
+  for (const Product p :
+       {Product{1, 64, 64}, Product{2, 576, 100}, Product{3, 128, 8}, Product{5, 1536, 576},
+        Product{8, 96, 320}, Product{9, 576, 961}, Product{17, 192, 49}, Product{64, 72, 72},
+        Product{300, 576, 1152}, Product{4, 200, 33}, Product{1, 8, 5}, Product{3, 14336, 40},
+        Product{4, 1032, 17}}) {
     const auto x = random_rounded(p.rows * p.cols, 6, dtype());
     const auto w = random_rounded(p.outputs * p.cols, 7, dtype());
     const auto bias = random_rounded(p.outputs, 8, DType::kF32);
@@ -159,6 +161,27 @@ TEST_P(CudaOpsTest, matmul_with_bias_and_output) {
         expect_close(to_host(*backend, out), want, tolerance(dtype()).sum, scale, what);
       }
     }
+  }
+}
+
+// Up to the number of rows that our own product takes.
+TEST_P(CudaOpsTest, a_row_is_bit_equal_in_small_batches) {
+  const auto backend = make_backend(8, 1032);
+  const std::int64_t cols = 1032, outputs = 77;
+  const Matrix weight = matrix_on_device(*backend, random_rounded(outputs * cols, 12, dtype()),
+                                         outputs, cols, dtype());
+  const auto x = random_rounded(8 * cols, 13, DType::kF32);
+  const auto product = [&](std::int64_t first, std::int64_t rows) {
+    Tensor out = poisoned_on_device(*backend, {rows, outputs});
+    const Tensor in = on_device(
+        *backend, {x.begin() + first * cols, x.begin() + (first + rows) * cols}, {rows, cols});
+    ops::matmul(*backend, in, weight, nullptr, false, out);
+    return to_host(*backend, out);
+  };
+  const std::vector<float> together = product(0, 8);
+  for (std::int64_t row = 0; row < 8; ++row) {
+    EXPECT_TRUE(same_bits(product(row, 1), {together.begin() + row * outputs,
+                                            together.begin() + (row + 1) * outputs}));
   }
 }
 

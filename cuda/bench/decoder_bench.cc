@@ -1,0 +1,291 @@
+// The whole decoder with random weights of Llama-2-7B and Llama-3-8B shapes: time of a decode step
+// as one graph and launch by launch, of prefill, and of small products; one JSON object a line.
+// Roofline: bytes of weights and of kept keys and values over the measured read bandwidth. No
+// sampling.
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cuda/bench/ceiling.h"
+#include "cuda/ops/ops.h"
+#include "model/decoder.h"
+#include "model/rope_table.h"
+
+namespace moa_rt::cuda::bench {
+namespace {
+
+ModelConfig llama(const char* name, std::int64_t kv_heads, std::int64_t intermediate,
+                  std::int64_t vocab) {
+  ModelConfig config;
+  config.model_type = name;
+  config.hidden_size = 4096;
+  config.intermediate_size = intermediate;
+  config.num_hidden_layers = 32;
+  config.num_attention_heads = 32;
+  config.num_key_value_heads = kv_heads;
+  config.head_dim = 128;
+  config.vocab_size = vocab;
+  config.max_position_embeddings = 32768;
+  return config;
+}
+
+class Model {
+ public:
+  Model(const ModelConfig& config, std::int64_t rows, std::int64_t sequences,
+        std::int64_t max_seq_len)
+      : config_(config), backend_({DeviceType::kCuda, 0}) {
+    backend_.reserve(
+        {.attention = {config.num_attention_heads, config.num_key_value_heads, config.head_dim},
+         .max_rows = rows,
+         .max_sequences = sequences,
+         .max_seq_len = max_seq_len,
+         .max_matrix_cols = std::max(config.intermediate_size, config.hidden_size),
+         .dtype = DType::kBF16,
+         .num_layers = config.num_hidden_layers});
+    activations_ = Activations::allocate(backend_.allocator(), config, rows, sequences);
+    ModelWeights weights;
+    weights.embedding = matrix(config.vocab_size, config.hidden_size);
+    for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
+      LayerWeights layer;
+      layer.input_norm = vector(config.hidden_size);
+      layer.qkv = matrix(config.qkv_size(), config.hidden_size);
+      layer.output = matrix(config.hidden_size, config.query_size());
+      layer.post_norm = vector(config.hidden_size);
+      layer.gate_up = matrix(2 * config.intermediate_size, config.hidden_size);
+      layer.down = matrix(config.hidden_size, config.intermediate_size);
+      weights.layers.push_back(std::move(layer));
+    }
+    weights.final_norm = vector(config.hidden_size);
+    weights.lm_head = matrix(config.vocab_size, config.hidden_size);
+    decoder_ = std::make_unique<Decoder>(config_, backend_, std::move(weights),
+                                         make_rope_table(config, max_seq_len, backend_));
+  }
+
+  void add_sequence(double density, std::int64_t budget, std::int64_t length) {
+    const auto heads = static_cast<std::size_t>(config_.num_key_value_heads);
+    const std::int64_t span =
+        round_up(static_cast<std::int64_t>(static_cast<double>(budget) * density), 64);
+    const CacheLayout layout(
+        std::vector<std::vector<HeadSpan>>(static_cast<std::size_t>(config_.num_hidden_layers),
+                                           std::vector<HeadSpan>(heads, HeadSpan{64, span - 64})),
+        config_.head_dim, DType::kBF16);
+    caches_.push_back(std::make_unique<KVCache>(backend_.allocator(), layout));
+    fill_bf16(caches_.back()->segment(0, 0).keys, layout.total_bytes() / 2, 5, 1.0f, stream());
+    caches_.back()->advance(length);
+    kv_bytes_ += static_cast<double>(std::min(span, length)) * static_cast<double>(heads) * 512.0 *
+                 static_cast<double>(config_.num_hidden_layers);
+  }
+  void clear() {
+    caches_.clear();
+    kv_bytes_ = 0.0;
+  }
+
+  // One decode step of all sequences, logits included.
+  void step() {
+    tokens_.assign(caches_.size(), 17);
+    slices_.clear();
+    rows_.clear();
+    for (const auto& cache : caches_) {
+      const auto row = static_cast<std::int64_t>(slices_.size());
+      slices_.push_back({cache.get(), row, 1, cache->length()});
+      rows_.push_back(row);
+    }
+    decoder_->forward({tokens_, slices_}, activations_, {});
+    (void)decoder_->logits(rows_, activations_);
+  }
+
+  double seconds_of_graph() {
+    step();
+    check(cudaStreamSynchronize(stream()), "step");
+    const GraphExec graph = capture(stream(), [this] { step(); });
+    return medians({&graph}, stream())[0];
+  }
+
+  // Steps that move on, the host launching every kernel, without reading anything back.
+  double seconds_of_launches(int steps) {
+    for (int i = 0; i < 4; ++i) advance();
+    check(cudaStreamSynchronize(stream()), "step");
+    const auto begin = std::chrono::steady_clock::now();
+    for (int i = 0; i < steps; ++i) advance();
+    check(cudaStreamSynchronize(stream()), "step");
+    return seconds_since(begin) / steps;
+  }
+
+  double seconds_of_prefill(std::int64_t tokens, std::int64_t chunk) {
+    tokens_.assign(static_cast<std::size_t>(chunk), 17);
+    double seconds = 0.0;
+    for (int run = 0; run < 2; ++run) {  // the first run finds the algorithms
+      KVCache& cache = *caches_.front();
+      if (cache.length() > 0) cache.rollback(cache.length());
+      check(cudaStreamSynchronize(stream()), "prefill");
+      const auto begin = std::chrono::steady_clock::now();
+      for (std::int64_t done = 0; done < tokens; done += chunk) {
+        const SequenceSlice slice{&cache, 0, chunk, done};
+        decoder_->forward({tokens_, {&slice, 1}}, activations_, {});
+        cache.advance(chunk);
+      }
+      check(cudaStreamSynchronize(stream()), "prefill");
+      seconds = seconds_since(begin);
+    }
+    return seconds;
+  }
+
+  double bytes() const { return static_cast<double>(decoder_->bytes_per_step()) + kv_bytes_; }
+  std::size_t batch() const { return caches_.size(); }
+  const char* name() const { return config_.model_type.c_str(); }
+
+ private:
+  static double seconds_since(std::chrono::steady_clock::time_point begin) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+  cudaStream_t stream() const { return backend_.stream(); }
+  void advance() {
+    step();
+    for (const auto& cache : caches_) cache->advance(1);
+  }
+  Matrix matrix(std::int64_t rows, std::int64_t cols) {
+    Matrix m{.rows = rows,
+             .cols = cols,
+             .dtype = DType::kBF16,
+             .storage = Storage(backend_.allocator(), rows * cols * 2)};
+    fill_bf16(m.storage.data(), rows * cols, ++seed_, 0.02f, stream());
+    return m;
+  }
+  Tensor vector(std::int64_t size) {
+    Tensor tensor = Tensor::allocate(backend_.allocator(), DType::kF32, {size});
+    fill_f32(tensor.data<float>(), size, ++seed_, 1.0f, stream());
+    return tensor;
+  }
+
+  ModelConfig config_;
+  CudaBackend backend_;
+  Activations activations_;
+  std::unique_ptr<Decoder> decoder_;
+  std::vector<std::unique_ptr<KVCache>> caches_;
+  std::vector<SequenceSlice> slices_;
+  std::vector<std::int32_t> tokens_;
+  std::vector<std::int64_t> rows_;
+  double kv_bytes_ = 0.0;
+  std::uint32_t seed_ = 0;
+};
+
+void report(const char* goal, Model& model, double density, std::int64_t length, double ceiling) {
+  const double graph = model.seconds_of_graph();
+  const double launches = model.seconds_of_launches(16);
+  const double batch = static_cast<double>(model.batch());
+  std::printf(
+      "{\"goal\": \"%s\", \"model\": \"%s\", \"density\": %.2f, \"batch\": %d, \"length\": %d, "
+      "\"ms_graph\": %.3f, \"ms_launches\": %.3f, \"tok_s_graph\": %.0f, \"TB_s\": %.3f, "
+      "\"roofline_graph\": %.3f, \"roofline_launches\": %.3f}\n",
+      goal, model.name(), density, static_cast<int>(batch), static_cast<int>(length), graph * 1e3,
+      launches * 1e3, batch / graph, model.bytes() / graph / 1e12, model.bytes() / ceiling / graph,
+      model.bytes() / ceiling / launches);
+  std::fflush(stdout);
+}
+
+void whole_model(const ModelConfig& config, std::int64_t full_batch, double ceiling) {
+  Model model(config, 2048, 4 * full_batch, 8448);
+  for (const std::int64_t length : {512, 4096, 8192}) {
+    model.clear();
+    model.add_sequence(1.0, length + 256, length);
+    report("E1", model, 1.0, length, ceiling);
+  }
+  const double seconds = model.seconds_of_prefill(8192, 2048);
+  std::printf(
+      "{\"goal\": \"prefill\", \"model\": \"%s\", \"tokens\": 8192, \"chunk\": 2048, "
+      "\"seconds\": %.4f, \"tok_s\": %.0f}\n",
+      model.name(), seconds, 8192.0 / seconds);
+  for (const int parts : {1, 2, 4}) {  // dense, 50 %, 25 % with the same bytes of cache
+    model.clear();
+    for (std::int64_t i = 0; i < full_batch * parts; ++i) {
+      model.add_sequence(1.0 / parts, 4096, 4000);
+    }
+    report(parts == 1 ? "E3" : "E4", model, 1.0 / parts, 4000, ceiling);
+  }
+}
+
+// Products of few rows: our own against cuBLASLt with its conversion of x.
+void small_products(double ceiling) {
+  CudaBackend backend({DeviceType::kCuda, 0});
+  const cudaStream_t stream = backend.stream();
+  BlasMatmul blas;
+  const Storage workspace(backend.allocator(), BlasMatmul::kWorkspaceBytes);
+  const Storage x(backend.allocator(), 64 * 14336 * 4);
+  const Storage converted(backend.allocator(), 64 * 14336 * 2);
+  const Storage out(backend.allocator(), 64 * 28672 * 4);
+  fill_f32(reinterpret_cast<float*>(x.data()), 64 * 14336, 1, 1.0f, stream);
+  for (const auto& [outputs, inputs] : {std::pair<std::int64_t, std::int64_t>{6144, 4096},
+                                        {4096, 4096},
+                                        {28672, 4096},
+                                        {4096, 14336}}) {
+    const std::int64_t bytes = outputs * inputs * 2;
+    const std::int64_t copies = (std::int64_t{512} << 20) / bytes + 1;
+    std::vector<Matrix> weights;
+    for (std::int64_t i = 0; i < copies; ++i) {
+      weights.push_back({.rows = outputs,
+                         .cols = inputs,
+                         .dtype = DType::kBF16,
+                         .storage = Storage(backend.allocator(), bytes)});
+      fill_bf16(weights.back().storage.data(), outputs * inputs, static_cast<std::uint32_t>(i),
+                0.02f, stream);
+    }
+    const auto* const input = reinterpret_cast<const float*>(x.data());
+    auto* const output = reinterpret_cast<float*>(out.data());
+    for (const std::int64_t rows : {1, 2, 4, 8, 16, 32, 50, 64}) {
+      const auto through_blas = [&] {
+        for (const Matrix& weight : weights) {
+          launch_convert(input, rows * inputs, DType::kBF16, converted.data(), stream);
+          blas.run(converted.data(), rows, weight, nullptr, false, output, workspace.data(),
+                   stream);
+        }
+      };
+      const auto through_own = [&] {
+        for (const Matrix& weight : weights) {
+          launch_small_matmul(input, std::min<std::int64_t>(rows, kMaxSmallRows),
+                              weight.storage.data(), DType::kBF16, outputs, inputs, nullptr, false,
+                              output, stream);
+        }
+      };
+      through_blas();
+      through_own();
+      check(cudaStreamSynchronize(stream), "products");
+      const GraphExec first = capture(stream, through_blas);
+      const GraphExec second = capture(stream, through_own);
+      const std::vector<double> seconds = medians({&first, &second}, stream);
+      const double all = static_cast<double>(bytes * copies);
+      std::printf("{\"product\": [%d, %d, %d], \"cublas_share_of_read\": %.3f, ",
+                  static_cast<int>(rows), static_cast<int>(outputs), static_cast<int>(inputs),
+                  all / seconds[0] / ceiling);
+      if (rows <= kMaxSmallRows) {
+        std::printf("\"own_share_of_read\": %.3f}\n", all / seconds[1] / ceiling);
+      } else {
+        std::printf("\"own_share_of_read\": null}\n");
+      }
+    }
+  }
+}
+
+void run() {
+  const double ceiling = read_ceiling();
+  std::printf("{\"device\": \"%s\", \"read_TB_s\": %.3f}\n",
+              CudaBackend({DeviceType::kCuda, 0}).description().c_str(), ceiling / 1e12);
+  small_products(ceiling);
+  whole_model(llama("Llama-3-8B", 8, 14336, 128256), 100, ceiling);
+  whole_model(llama("Llama-2-7B", 32, 11008, 32000), 26, ceiling);
+}
+
+}  // namespace
+}  // namespace moa_rt::cuda::bench
+
+int main() {
+  try {
+    moa_rt::cuda::bench::run();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
