@@ -23,6 +23,7 @@ from moa_rt import (
     Engine,
     MismatchError,
     ModelConfig,
+    NumericError,
     RequestOptions,
     ResourceError,
     StateError,
@@ -30,6 +31,7 @@ from moa_rt import (
     UnsupportedError,
     predict_memory,
 )
+from moa_rt._core import SafetensorsFile
 from moa_rt.prompts import Prompt
 
 IDS = [5, 6, 7, 8, 9, 10]
@@ -639,6 +641,42 @@ def test_G17_deadline_passes_in_the_queue(tiny_dir: Path) -> None:
         assert [e.finish_reason for e in events] == ["error"]
         assert isinstance(events[0].error, StateError)
         assert "deadline" in str(events[0].error)
+
+
+@pytest.fixture(scope="module")
+def broken_dir(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model with a NaN in the embedding of token 9."""
+    place = tmp_path_factory.mktemp("broken")
+    for path in tiny_dir.iterdir():
+        (place / path.name).write_bytes(path.read_bytes())
+    weights = place / "model.safetensors"
+    info = SafetensorsFile(weights).find("model.embed_tokens.weight")
+    assert info is not None
+    assert info.dtype == "F32"
+    raw = bytearray(weights.read_bytes())
+    at = info.file_offset + 9 * info.shape[1] * 4
+    raw[at : at + 4] = np.float32(np.nan).tobytes()
+    weights.write_bytes(raw)
+    return place
+
+
+def test_L1_nan_ends_only_the_request_that_has_it(broken_dir: Path, engine: Engine) -> None:
+    good, bad = [5, 6, 7], [5, 9, 7]
+    with Engine(broken_dir, max_batch=4, num_threads=1, max_seq_len=4096) as broken:
+        want = greedy(engine, good)
+        out = broken.generate([good, bad, good], max_new_tokens=8, ignore_eos=True)
+        assert [c.finish_reason for c in out] == ["length", "error", "length"]
+        assert [c.token_ids for c in out] == [want, [], want]
+        assert isinstance(out[1].error, NumericError)
+        with pytest.raises(NumericError):
+            broken.generate(bad, max_new_tokens=8)
+        with pytest.raises(NumericError):
+            list(broken.stream(bad, max_new_tokens=8))
+        request = broken.submit(bad, max_new_tokens=8)
+        events = broken.step()
+        assert [(e.request, e.finish_reason) for e in events] == [(request, "error")]
+        assert broken.memory.kv_cache == 0
+        assert greedy(broken, good) == want
 
 
 # --- opening
