@@ -6,6 +6,8 @@
 // consecutive positions. Keys outside are never addressed, so a tile without a visible pair is
 // neither loaded nor waited for. Masks are computed only where a key tile crosses an edge.
 #include "cuda/attention/attention.h"
+#include "cuda/attention/prefill_hopper.h"
+#include "cuda/attention/prefill_tile.cuh"
 #include "cuda/attention/visible_ranges.cuh"
 #include "cuda/device/copy.cuh"
 #include "cuda/device/dispatch.h"
@@ -32,14 +34,6 @@ struct Shape {
   static constexpr int kStageBytes = 2 * kTileBytes;
   static constexpr int kStages = 2;
   static constexpr int kSharedBytes = kQueryBytes + kStages * kStageBytes;
-};
-
-// Row r of the tile is query head r % group of token r / group.
-struct RowMap {
-  int group;
-  int tokens;
-  __device__ bool valid(int row) const { return row < tokens * group; }
-  __device__ int token(int row) const { return row / group; }
 };
 
 template <typename T, int D>
@@ -78,27 +72,6 @@ __device__ void load_key_tile(std::uint32_t stage, const T* keys, const T* value
   }
 }
 
-// The mask of a head over one tile of keys at positions [first, first + count).
-struct KeyTile {
-  int first;
-  int count;
-  int sink;
-  int window;
-
-  __device__ bool visible(int query, int column) const {
-    const int key = first + column;
-    return column < count && key <= query && (key < sink || query - key < window);
-  }
-  // For queries [low, high]: whether all pairs, or none, are visible.
-  __device__ bool all_visible(int low, int high) const {
-    const int last = first + kKeys - 1;
-    return count == kKeys && last <= low && (last < sink || high - first < window);
-  }
-  __device__ bool none_visible(int low, int high) const {
-    return first > high || (first >= sink && low - (first + count - 1) >= window);
-  }
-};
-
 // One warp's rows: states and sums of values as fragments. Slot [block][half] is row
 // warp * 32 + block * 16 + half * 8 + lane / 4.
 template <typename T, int D>
@@ -124,7 +97,7 @@ struct WarpRows {
     high = first_position + min(map.token(base + kWarpRows - 1), last);
   }
 
-  __device__ void take(std::uint32_t query_tile, std::uint32_t stage, const KeyTile& tile) {
+  __device__ void take(std::uint32_t query_tile, std::uint32_t stage, const KeyTile<kKeys>& tile) {
     if (tile.none_visible(low, high)) return;
     float scores[kBlocksOf16][kKeys / 8][4] = {};
     multiply_keys(query_tile, stage, scores);
@@ -171,7 +144,7 @@ struct WarpRows {
     }
   }
 
-  __device__ void mask(const KeyTile& tile, Scores& scores) const {
+  __device__ void mask(const KeyTile<kKeys>& tile, Scores& scores) const {
     const int column = (static_cast<int>(threadIdx.x) % 4) * 2;
 #pragma unroll
     for (int block = 0; block < kBlocksOf16; ++block) {
@@ -311,8 +284,8 @@ __global__ void __launch_bounds__(kThreads, 2) prefill_attention(PrefillArgs arg
     wait_copies<1>();
     __syncthreads();
     const auto& range = ranges.range[walk.range];
-    const KeyTile tile{range.position + walk.begin, min(range.count - walk.begin, kKeys),
-                       segment.sink, segment.window};
+    const KeyTile<kKeys> tile{range.position + walk.begin, min(range.count - walk.begin, kKeys),
+                              segment.sink, segment.window};
     rows.take(query_tile, stages + static_cast<std::uint32_t>(stage * Shape<D>::kStageBytes), tile);
     __syncthreads();
     stage ^= 1;
@@ -326,7 +299,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefill_attention(PrefillArgs arg
 }  // namespace
 
 void launch_prefill_attention(const PrefillArgs& args, cudaStream_t stream) {
-  if (args.num_items == 0) return;
+  if (args.num_items == 0 || launch_prefill_hopper(args, stream)) return;
   dispatch_attention(args.dtype, args.dims.head_dim, [&](auto tag, auto dim) {
     using T = typename decltype(tag)::Type;
     constexpr int kDim = decltype(dim)::value;
