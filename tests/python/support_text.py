@@ -1,4 +1,4 @@
-"""Text for tokenizer tests: long mixed text and short random strings, the same for the same seed."""
+"""Text for tokenizer tests: long mixed text, short random strings; the same for the same seed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import random
 import textwrap
 import unicodedata
 from functools import cache
-
 from pydoc_data.topics import topics
 
 # One line per script or habit of writing that a tokenizer may treat in its own way.
@@ -22,7 +21,8 @@ SAMPLES = (
     "👩‍👩‍👧‍👦 👍🏽 🇩🇪🇯🇵 1️⃣ ☃️ 🏴󠁧󠁢󠁥󠁮󠁧󠁿 ❤️‍🔥 emoji😀😀😀in😀words 🧑🏿‍🚀",
     "e\u0301a\u0308\u0323o\u0323\u0302 \u212b\u2126 Z\u0335\u0321\u0321a\u0334l\u0358g\u0489o "
     "q\u0307\u0323 \u0344 \u0f73 \ufb01\ufb03 \u1e9b\u0323",
-    "def f(x):\n    return {'a': [1, 22, 333, 4444, 55555], \"b\": x ** 2}  # 3.14159e-10\n\n\n\t\tpass",
+    "def f(x):\n    return {'a': [1, 22, 333, 4444, 55555], \"b\": x ** 2}"
+    "  # 3.14159e-10\n\n\n\t\tpass",
     "tabs\t\tand  two   three    four     spaces \r\n\r\n crlf\n \n  \n\nend   ",
     "\u00a0no\u00a0break\u2003em\u3000ideographic\u2028line\u2029paragraph\u0085next\u200bzero\ufeff",
     "½ ⅔ Ⅳ ⅷ ² ₃ ① ⑳ ㉑ 〇 ೧೨೩ 𝟘𝟙𝟚 x²+y³ 10⁻⁹ 1,000,000.00 0x1F 1st 2nd",

@@ -16,9 +16,9 @@ namespace moa_rt {
 // Oracles of a bf16 run round the same inputs to bf16, so what is left is the order of float32
 // additions; the bf16 dot product also flushes subnormal products.
 struct Tolerance {
-  double elementwise;  // no sum: a few ulp
-  double sum;          // products with up to some thousand terms
-  double attention;    // a softmax of such products
+  double elementwise;        // no sum: a few ulp
+  double sum;                // products with up to some thousand terms
+  double attention;          // a softmax of such products
   double rounded_attention;  // the same, each probability rounded to the dtype: half an ulp of it
 };
 
