@@ -1,5 +1,5 @@
-// The keys and values of a prefilled chunk on their way to the caches: staged in the caches' type
-// before attention, written into the slots after it.
+// The rows of a prefilled chunk: staged in the caches' type before attention, keys and values
+// written into the slots after it.
 #include "cuda/attention/attention.h"
 #include "cuda/device/dispatch.h"
 #include "cuda/runtime/check.h"
@@ -11,21 +11,23 @@ constexpr int kThreads = 256;
 
 // Four elements a thread.
 template <typename T>
-__global__ void stage_chunk(AttentionDims dims, const float* qkv, std::int64_t rows, T* keys,
-                            T* values) {
-  const std::int64_t width = 2LL * dims.kv_heads * dims.head_dim;
+__global__ void stage_chunk(AttentionDims dims, const float* qkv, std::int64_t rows,
+                            StagedChunk chunk) {
+  const std::int64_t width = dims.qkv_width();
   const std::int64_t index = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 4;
   if (index >= rows * width) return;
   const std::int64_t row = index / width;
   const std::int64_t column = index % width;
-  const std::int64_t head = column / dims.head_dim;
-  const float4 x = *reinterpret_cast<const float4*>(
-      qkv + row * dims.qkv_width() + static_cast<std::int64_t>(dims.query_heads) * dims.head_dim +
-      column);
-  T* target = head < dims.kv_heads ? keys : values;
-  const std::int64_t offset =
-      ((head % dims.kv_heads) * rows + row) * dims.head_dim + column % dims.head_dim;
-  *reinterpret_cast<uint2*>(target + offset) = {pack<T>(x.x, x.y), pack<T>(x.z, x.w)};
+  const std::int64_t head = column / dims.head_dim - dims.query_heads;
+  const float4 x = *reinterpret_cast<const float4*>(qkv + index);
+  const uint2 packed = {pack<T>(x.x, x.y), pack<T>(x.z, x.w)};
+  T* target = static_cast<T*>(chunk.queries) + row * dims.query_heads * dims.head_dim + column;
+  if (head >= 0) {
+    void* const part = head < dims.kv_heads ? chunk.keys : chunk.values;
+    target = static_cast<T*>(part) + ((head % dims.kv_heads) * rows + row) * dims.head_dim +
+             column % dims.head_dim;
+  }
+  *reinterpret_cast<uint2*>(target) = packed;
 }
 
 // One tile of a segment's tokens; only those whose slot no later token of the chunk takes.
@@ -35,8 +37,8 @@ __global__ void append_chunk(AppendArgs args) {
   const HeadSpan span{segment.sink, segment.window};
   const std::int64_t end = std::int64_t{segment.position} + segment.count;
   const int row_chunks = args.dims.head_dim / 8;  // of 16 bytes
-  const uint4* keys = static_cast<const uint4*>(args.chunk_keys);
-  const uint4* values = static_cast<const uint4*>(args.chunk_values);
+  const uint4* keys = static_cast<const uint4*>(args.chunk.keys);
+  const uint4* values = static_cast<const uint4*>(args.chunk.values);
   uint4* slots = reinterpret_cast<uint4*>(segment.keys);
 
   for (int index = static_cast<int>(threadIdx.x); index < item.tokens * row_chunks;
@@ -57,14 +59,13 @@ __global__ void append_chunk(AppendArgs args) {
 }  // namespace
 
 void launch_stage_chunk(const AttentionDims& dims, DType dtype, const float* qkv, std::int32_t rows,
-                        void* chunk_keys, void* chunk_values, cudaStream_t stream) {
-  const std::int64_t threads = 2LL * dims.kv_heads * dims.head_dim * rows / 4;
+                        const StagedChunk& chunk, cudaStream_t stream) {
+  const std::int64_t threads = static_cast<std::int64_t>(dims.qkv_width()) * rows / 4;
   if (threads == 0) return;
   const auto blocks = static_cast<unsigned>((threads + kThreads - 1) / kThreads);
   dispatch_dtype(dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    stage_chunk<<<blocks, kThreads, 0, stream>>>(dims, qkv, rows, static_cast<T*>(chunk_keys),
-                                                 static_cast<T*>(chunk_values));
+    stage_chunk<T><<<blocks, kThreads, 0, stream>>>(dims, qkv, rows, chunk);
   });
   check_launch("stage chunk");
 }

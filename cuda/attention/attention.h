@@ -44,8 +44,16 @@ constexpr std::int64_t partial_bytes(std::int64_t head_dim) {
 // Blocks of the decode kernel that fit on the current device at once.
 std::int32_t decode_slots(DType dtype, std::int32_t head_dim);
 
-// Prefill: query rows over the slots filled before the step and the step's own keys, which lie at
-// chunk_keys and chunk_values (Hkv, M, D).
+// The rows of a step in the caches' type: what prefill reads and appends.
+struct StagedChunk {
+  void* queries = nullptr;  // (M, Hq, D)
+  void* keys = nullptr;     // (Hkv, M, D)
+  void* values = nullptr;   // (Hkv, M, D)
+};
+void launch_stage_chunk(const AttentionDims& dims, DType dtype, const float* qkv, std::int32_t rows,
+                        const StagedChunk& chunk, cudaStream_t stream);
+
+// Prefill: query rows over the slots filled before the step and the step's own keys.
 inline constexpr int kPrefillTileRows = 128;
 struct PrefillArgs {
   AttentionDims dims;
@@ -54,16 +62,10 @@ struct PrefillArgs {
   const PrefillItem* items = nullptr;
   std::int32_t num_items = 0;
   std::int32_t rows = 0;  // M
-  const float* qkv = nullptr;
-  const void* chunk_keys = nullptr;
-  const void* chunk_values = nullptr;
+  StagedChunk chunk;
   float* out = nullptr;
 };
 void launch_prefill_attention(const PrefillArgs& args, cudaStream_t stream);
-
-// Keys and values of qkv in the cache's type, at chunk_keys and chunk_values (Hkv, M, D).
-void launch_stage_chunk(const AttentionDims& dims, DType dtype, const float* qkv, std::int32_t rows,
-                        void* chunk_keys, void* chunk_values, cudaStream_t stream);
 
 // Writes what each head keeps of a prefilled chunk into its slots; of any 16-bit type.
 struct AppendArgs {
@@ -72,8 +74,7 @@ struct AppendArgs {
   const PrefillItem* items = nullptr;  // the tiles that attended
   std::int32_t num_items = 0;
   std::int32_t rows = 0;
-  const void* chunk_keys = nullptr;
-  const void* chunk_values = nullptr;
+  StagedChunk chunk;
 };
 void launch_append_chunk(const AppendArgs& args, cudaStream_t stream);
 

@@ -37,7 +37,7 @@ struct Shape {
 };
 
 template <typename T, int D>
-__device__ void load_query_tile(std::byte* shared, const float* queries, std::int64_t row_stride,
+__device__ void load_query_tile(std::byte* shared, const T* queries, std::int64_t row_stride,
                                 RowMap map) {
   using Layout = TileLayout<D>;
   for (int index = static_cast<int>(threadIdx.x); index < kRows * Layout::kRowChunks;
@@ -46,11 +46,8 @@ __device__ void load_query_tile(std::byte* shared, const float* queries, std::in
     const int chunk = index % Layout::kRowChunks;
     uint4 packed = {0, 0, 0, 0};
     if (map.valid(row)) {
-      const float* source =
-          queries + map.token(row) * row_stride + (row % map.group) * D + chunk * 8;
-      const float4 a = *reinterpret_cast<const float4*>(source);
-      const float4 b = *reinterpret_cast<const float4*>(source + 4);
-      packed = {pack<T>(a.x, a.y), pack<T>(a.z, a.w), pack<T>(b.x, b.y), pack<T>(b.z, b.w)};
+      packed = *reinterpret_cast<const uint4*>(queries + map.token(row) * row_stride +
+                                               (row % map.group) * D + chunk * 8);
     }
     *reinterpret_cast<uint4*>(shared + Layout::offset(row, chunk)) = packed;
   }
@@ -254,12 +251,14 @@ __global__ void __launch_bounds__(kThreads, 2) prefill_attention(PrefillArgs arg
 
   if (threadIdx.x == 0) {
     const std::int64_t chunk = (static_cast<std::int64_t>(item.head) * args.rows + segment.row) * D;
-    ranges.find(segment, D, static_cast<const T*>(args.chunk_keys) + chunk,
-                static_cast<const T*>(args.chunk_values) + chunk, first_position,
+    ranges.find(segment, D, static_cast<const T*>(args.chunk.keys) + chunk,
+                static_cast<const T*>(args.chunk.values) + chunk, first_position,
                 first_position + item.tokens - 1);
   }
-  const std::int64_t qkv_width = args.dims.qkv_width();
-  load_query_tile<T, D>(shared, args.qkv + row * qkv_width + query_column, qkv_width, map);
+  const std::int64_t out_width = static_cast<std::int64_t>(args.dims.query_heads) * D;
+  const std::int64_t first_query = row * out_width + query_column;
+  load_query_tile<T, D>(shared, static_cast<const T*>(args.chunk.queries) + first_query, out_width,
+                        map);
   __syncthreads();
 
   const std::uint32_t query_tile = shared_address(shared);
@@ -292,8 +291,7 @@ __global__ void __launch_bounds__(kThreads, 2) prefill_attention(PrefillArgs arg
   }
   wait_copies<0>();
   rows.finish();
-  const std::int64_t out_width = static_cast<std::int64_t>(args.dims.query_heads) * D;
-  store_rows(rows, map, args.out + row * out_width + query_column, out_width);
+  store_rows(rows, map, args.out + first_query, out_width);
 }
 
 }  // namespace

@@ -1,9 +1,13 @@
 // Prefill attention on Hopper: the same work and the same masks as prefill.cu, with warpgroup
 // products that read keys and values straight from shared memory.
 //
-// One warpgroup fetches, two multiply, 64 query rows each; they meet only at barriers in shared
-// memory, so that one's softmax runs beside the other's products. Key tiles are copied row by row
-// rather than by tensor maps, because the ranges a head sees start anywhere in its ring.
+// One block an SM takes item after item. One warpgroup fetches, as far ahead as there is room; two
+// multiply, 64 query rows each. They meet only at barriers in shared memory, so that one's softmax
+// runs beside the other's products, and the next item's first tiles arrive during the last products
+// of this one. Tiles are copied row by row rather than by tensor maps, because the ranges a head
+// sees start anywhere in its ring. Half a key tile without a visible pair is not multiplied.
+#include <algorithm>
+
 #include "cuda/attention/attention.h"
 #include "cuda/attention/prefill_hopper.h"
 #include "cuda/attention/prefill_tile.cuh"
@@ -23,7 +27,7 @@ constexpr int kGroupThreads = 128;
 constexpr int kThreads = 3 * kGroupThreads;  // fetches, multiplies, multiplies
 constexpr int kRows = kPrefillTileRows;
 constexpr int kKeys = 128;  // of a tile
-constexpr int kStages = 2;
+constexpr int kStages = 2;  // of keys and values, and of items
 constexpr int kFetchRegisters = 40;
 constexpr int kProductRegisters = 232;
 
@@ -35,7 +39,7 @@ struct Shape {
   static constexpr int kTileBytes = D / 64 * kHalfBytes;
   static constexpr int kRowChunks = D / 8;
   static constexpr int kAlignment = 1024;  // of the exchange pattern
-  static constexpr int kSharedBytes = (1 + 2 * kStages) * kTileBytes + kAlignment;
+  static constexpr int kSharedBytes = 3 * kStages * kTileBytes + kAlignment;
 
   __device__ static std::uint32_t offset(int row, int chunk) {
     return static_cast<std::uint32_t>(chunk / 8 * kHalfBytes + row * 128 +
@@ -43,20 +47,48 @@ struct Shape {
   }
 };
 
+// Each stage is full once it may be read and empty once it may be written again.
 struct Barriers {
+  std::uint64_t full_items[kStages];  // what to do, and the queries
   std::uint64_t full_keys[kStages];
   std::uint64_t full_values[kStages];
+  std::uint64_t empty_items[kStages];
   std::uint64_t empty_keys[kStages];
   std::uint64_t empty_values[kStages];
 
   __device__ void init() {
     constexpr int kProductWarps = 8;
     for (int stage = 0; stage < kStages; ++stage) {
-      init_barrier(shared_address(&full_keys[stage]), kGroupThreads);
-      init_barrier(shared_address(&full_values[stage]), kGroupThreads);
-      init_barrier(shared_address(&empty_keys[stage]), kProductWarps);
-      init_barrier(shared_address(&empty_values[stage]), kProductWarps);
+      for (std::uint64_t* full : {full_items, full_keys, full_values}) {
+        init_barrier(shared_address(&full[stage]), kGroupThreads);
+      }
+      for (std::uint64_t* empty : {empty_items, empty_keys, empty_values}) {
+        init_barrier(shared_address(&empty[stage]), kProductWarps);
+      }
     }
+  }
+};
+
+// An item with all that both sides must know.
+template <typename T>
+struct Work {
+  VisibleRanges<T> ranges;
+  int tokens;
+  int first_position;
+  int sink;
+  int window;
+  std::int64_t first_query;  // its first element in queries and out
+};
+
+// Items of a block: dear ones first, every other round backwards, so that all blocks get about the
+// same sum.
+struct ItemWalk {
+  int round = 0;
+  __device__ bool more(int items) const { return round * static_cast<int>(gridDim.x) < items; }
+  __device__ int index() const {
+    const int blocks = static_cast<int>(gridDim.x);
+    const int block = static_cast<int>(blockIdx.x);
+    return round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
   }
 };
 
@@ -72,88 +104,132 @@ struct Turn {
 
 template <int D>
 struct Tiles {
-  std::uint32_t base;  // queries, then keys and values of each stage
-  __device__ std::uint32_t queries() const { return base; }
+  std::uint32_t base;  // queries, keys and values of each stage
+  __device__ std::uint32_t queries(int stage) const {
+    return base + static_cast<std::uint32_t>(3 * stage * Shape<D>::kTileBytes);
+  }
   __device__ std::uint32_t keys(int stage) const {
-    return base + static_cast<std::uint32_t>((1 + 2 * stage) * Shape<D>::kTileBytes);
+    return queries(stage) + static_cast<std::uint32_t>(Shape<D>::kTileBytes);
   }
   __device__ std::uint32_t values(int stage) const {
     return keys(stage) + static_cast<std::uint32_t>(Shape<D>::kTileBytes);
   }
 };
 
-template <typename T, int D>
-__device__ void load_queries(std::byte* tile, const float* queries, std::int64_t row_stride,
-                             RowMap map) {
-  using S = Shape<D>;
-  for (int index = static_cast<int>(threadIdx.x); index < kRows * S::kRowChunks;
-       index += kThreads) {
-    const int row = index / S::kRowChunks;
-    const int chunk = index % S::kRowChunks;
-    uint4 packed = {0, 0, 0, 0};
-    if (map.valid(row)) {
-      const float* source =
-          queries + map.token(row) * row_stride + (row % map.group) * D + chunk * 8;
-      const float4 a = *reinterpret_cast<const float4*>(source);
-      const float4 b = *reinterpret_cast<const float4*>(source + 4);
-      packed = {pack<T>(a.x, a.y), pack<T>(a.z, a.w), pack<T>(b.x, b.y), pack<T>(b.z, b.w)};
-    }
-    *reinterpret_cast<uint4*>(tile + S::offset(row, chunk)) = packed;
-  }
-  fence_matrix_reads();
-}
-
 // The fetching warpgroup.
 template <typename T, int D>
-__device__ void fetch_all(const VisibleRanges<T>& ranges, Barriers& barriers, Tiles<D> tiles) {
+class Fetcher {
   using S = Shape<D>;
-  constexpr int kRowStep = kGroupThreads / S::kRowChunks;  // a multiple of 8
-  const int thread = static_cast<int>(threadIdx.x);
-  const int first_row = thread / S::kRowChunks;
-  const int chunk = thread % S::kRowChunks;
-  const std::uint32_t first_offset = S::offset(first_row, chunk);
-  const auto fetch = [&](std::uint32_t tile, const T* source, int count) {
-    const T* from = source + static_cast<std::int64_t>(first_row) * D + chunk * 8;
+  static constexpr int kRowStep = kGroupThreads / S::kRowChunks;  // a multiple of 8
+
+ public:
+  __device__ Fetcher(const PrefillArgs& args, Barriers& barriers, Work<T>* work, Tiles<D> tiles)
+      : args_(args), barriers_(barriers), work_(work), tiles_(tiles) {
+    const int thread = static_cast<int>(threadIdx.x);
+    first_row_ = thread / S::kRowChunks;
+    chunk_ = thread % S::kRowChunks;
+    first_offset_ = S::offset(first_row_, chunk_);
+  }
+
+  __device__ void run() {
+    Turn items;
+    Turn turn;
+    for (ItemWalk walk; walk.more(args_.num_items); ++walk.round) {
+      if (walk.index() >= args_.num_items) continue;
+      Work<T>& work = work_[items.stage];
+      wait_barrier(shared_address(&barriers_.empty_items[items.stage]), items.parity ^ 1);
+      if (threadIdx.x == 0) describe_item(args_.items[walk.index()], work);
+      asm volatile("bar.sync 1, %0;" ::"n"(kGroupThreads) : "memory");
+      fetch_queries(tiles_.queries(items.stage), work);
+      hand_over(barriers_.full_items[items.stage]);
+      fetch_keys(work.ranges, turn);
+      items.next();
+    }
+    wait_copies<0>();
+    fence_matrix_reads();
+    if (pending_ != 0) arrive(pending_);
+  }
+
+ private:
+  __device__ void describe_item(const PrefillItem& item, Work<T>& work) const {
+    const Segment segment = args_.segments[item.segment];
+    const std::int64_t row = segment.row;
+    const std::int64_t chunk = (static_cast<std::int64_t>(item.head) * args_.rows + row) * D;
+    work.tokens = item.tokens;
+    work.first_position = segment.position + item.token;
+    work.sink = segment.sink;
+    work.window = segment.window;
+    work.first_query = ((row + item.token) * args_.dims.query_heads +
+                        static_cast<std::int64_t>(item.head) * args_.dims.group()) *
+                       D;
+    work.ranges.find(segment, D, static_cast<const T*>(args_.chunk.keys) + chunk,
+                     static_cast<const T*>(args_.chunk.values) + chunk, work.first_position,
+                     work.first_position + item.tokens - 1);
+  }
+
+  __device__ void fetch_queries(std::uint32_t tile, const Work<T>& work) const {
+    const RowMap map{args_.dims.group(), work.tokens};
+    const T* source = static_cast<const T*>(args_.chunk.queries) + work.first_query + chunk_ * 8;
+    const std::int64_t row_stride = static_cast<std::int64_t>(args_.dims.query_heads) * D;
+#pragma unroll 2
+    for (int i = 0; i < kRows / kRowStep; ++i) {
+      const int row = first_row_ + i * kRowStep;
+      const bool valid = map.valid(row);
+      const T* from = source + map.token(row) * row_stride + (row % map.group) * D;
+      copy_async_16(tile + first_offset_ + static_cast<std::uint32_t>(i * kRowStep * 128),
+                    valid ? from : source, valid);
+    }
+  }
+
+  __device__ void fetch_keys(const VisibleRanges<T>& ranges, Turn& turn) {
+    for (RangeWalk walk; walk.range < ranges.size; walk.next(ranges, kKeys)) {
+      const auto& range = ranges.range[walk.range];
+      const std::int64_t offset = static_cast<std::int64_t>(walk.begin) * D;
+      const int count = range.count - walk.begin;
+      wait_barrier(shared_address(&barriers_.empty_keys[turn.stage]), turn.parity ^ 1);
+      fetch(tiles_.keys(turn.stage), range.keys + offset, count);
+      hand_over(barriers_.full_keys[turn.stage]);
+      wait_barrier(shared_address(&barriers_.empty_values[turn.stage]), turn.parity ^ 1);
+      fetch(tiles_.values(turn.stage), range.values + offset, count);
+      hand_over(barriers_.full_values[turn.stage]);
+      turn.next();
+    }
+  }
+
+  __device__ void fetch(std::uint32_t tile, const T* source, int count) const {
+    const T* from = source + static_cast<std::int64_t>(first_row_) * D + chunk_ * 8;
 #pragma unroll 4
     for (int i = 0; i < kKeys / kRowStep; ++i) {
-      const bool valid = first_row + i * kRowStep < count;
-      copy_async_16(tile + first_offset + static_cast<std::uint32_t>(i * kRowStep * 128),
+      const bool valid = first_row_ + i * kRowStep < count;
+      copy_async_16(tile + first_offset_ + static_cast<std::uint32_t>(i * kRowStep * 128),
                     valid ? from + i * kRowStep * D : source, valid);
     }
+  }
+
+  // Ends a copy. `barrier` hears of it one copy later, when it has surely landed: two are always
+  // under way.
+  __device__ void hand_over(std::uint64_t& barrier) {
     commit_copies();
-  };
-  // Everything but the latest copy has landed.
-  const auto hand_over = [&](std::uint64_t& barrier) {
     wait_copies<1>();
     fence_matrix_reads();
-    arrive(shared_address(&barrier));
-  };
-
-  Turn turn;
-  int last_stage = -1;
-  for (RangeWalk walk; walk.range < ranges.size; walk.next(ranges, kKeys)) {
-    const auto& range = ranges.range[walk.range];
-    const std::int64_t offset = static_cast<std::int64_t>(walk.begin) * D;
-    const int count = range.count - walk.begin;
-    wait_barrier(shared_address(&barriers.empty_keys[turn.stage]), turn.parity ^ 1);
-    fetch(tiles.keys(turn.stage), range.keys + offset, count);
-    if (last_stage >= 0) hand_over(barriers.full_values[last_stage]);
-    wait_barrier(shared_address(&barriers.empty_values[turn.stage]), turn.parity ^ 1);
-    fetch(tiles.values(turn.stage), range.values + offset, count);
-    hand_over(barriers.full_keys[turn.stage]);
-    last_stage = turn.stage;
-    turn.next();
+    if (pending_ != 0) arrive(pending_);
+    pending_ = shared_address(&barrier);
   }
-  wait_copies<0>();
-  fence_matrix_reads();
-  arrive(shared_address(&barriers.full_values[last_stage]));
-}
+
+  const PrefillArgs& args_;
+  Barriers& barriers_;
+  Work<T>* work_;
+  Tiles<D> tiles_;
+  int first_row_;
+  int chunk_;
+  std::uint32_t first_offset_;
+  std::uint32_t pending_ = 0;
+};
 
 // A multiplying warpgroup's 64 rows; half h of this lane is row base + 8 h.
 template <typename T, int D>
 struct GroupRows {
-  static constexpr int kScores = kKeys / 2;  // accumulators of a thread
-  static constexpr int kSums = D / 2;
+  static constexpr int kSums = D / 2;  // accumulators of a thread
 
   SoftmaxState state[2];
   float sums[kSums] = {};
@@ -173,44 +249,46 @@ struct GroupRows {
     high = first_position + min(map.token(group * 64 + 63), last);
   }
 
+  template <int Scores>
   __device__ void multiply_keys(std::uint32_t queries, std::uint32_t keys,
-                                float (&scores)[kScores]) {
+                                float (&scores)[Scores]) {
     pin(scores);
     begin_products();
 #pragma unroll
     for (int step = 0; step < D / 16; ++step) {
       const auto at = static_cast<std::uint32_t>(step / 4 * Shape<D>::kHalfBytes + step % 4 * 32);
-      product_128<T>(scores, matrix_operand(queries + at, 16), matrix_operand(keys + at, 16),
-                     step > 0);
+      product<T>(scores, matrix_operand(queries + at, 16), matrix_operand(keys + at, 16), step > 0);
     }
     commit_products();
     wait_products<0>();
     pin(scores);
   }
 
-  __device__ void mask(const KeyTile<kKeys>& tile, float (&scores)[kScores]) const {
+  template <int Keys>
+  __device__ void mask(const KeyTile<Keys>& tile, float (&scores)[Keys / 2]) const {
     const int column = (static_cast<int>(threadIdx.x) % 4) * 2;
 #pragma unroll
-    for (int i = 0; i < kScores; ++i) {
+    for (int i = 0; i < Keys / 2; ++i) {
       if (!tile.visible(position[i / 2 % 2], i / 4 * 8 + column + i % 2)) scores[i] = -kInfinity;
     }
   }
 
   // Scores become exp2((score - max) * scale); sums so far are brought to the new maximum.
-  __device__ void exponentials(float (&scores)[kScores]) {
+  template <int Scores>
+  __device__ void exponentials(float (&scores)[Scores]) {
     const float scale = kLog2E * rsqrtf(static_cast<float>(D));
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float best = -kInfinity;
 #pragma unroll
-      for (int i = 2 * half; i < kScores; i += 4) {
+      for (int i = 2 * half; i < Scores; i += 4) {
         best = fmaxf(best, fmaxf(scores[i], scores[i + 1]));
       }
       const float factor = state[half].raise(max_lanes<4>(best) * scale);
       const float shift = state[half].shift();
       float sum = 0.0f;
 #pragma unroll
-      for (int i = 2 * half; i < kScores; i += 4) {
+      for (int i = 2 * half; i < Scores; i += 4) {
         scores[i] = exp2_approx(fmaf(scores[i], scale, -shift));
         scores[i + 1] = exp2_approx(fmaf(scores[i + 1], scale, -shift));
         sum += scores[i] + scores[i + 1];
@@ -224,11 +302,12 @@ struct GroupRows {
     }
   }
 
-  __device__ void multiply_values(std::uint32_t values, const std::uint32_t (&p)[kKeys / 16][4]) {
+  template <int Steps>
+  __device__ void multiply_values(std::uint32_t values, const std::uint32_t (&p)[Steps][4]) {
     pin(sums);
     begin_products();
 #pragma unroll
-    for (int step = 0; step < kKeys / 16; ++step) {
+    for (int step = 0; step < Steps; ++step) {
       product_transposed<T>(sums, p[step],
                             matrix_operand(values + static_cast<std::uint32_t>(step * 16 * 128),
                                            Shape<D>::kHalfBytes));
@@ -254,88 +333,128 @@ struct GroupRows {
   }
 };
 
-// A multiplying warpgroup.
+// One of the two multiplying warpgroups.
 template <typename T, int D>
-__device__ void multiply_all(const VisibleRanges<T>& ranges, Barriers& barriers, Tiles<D> tiles,
-                             GroupRows<T, D>& rows, int group, HeadSpan span) {
-  const std::uint32_t queries = tiles.queries() + static_cast<std::uint32_t>(group * 64 * 128);
-  const auto leave = [](std::uint64_t& barrier) {
-    if (threadIdx.x % 32 == 0) arrive(shared_address(&barrier));
-  };
-  Turn turn;
-  for (RangeWalk walk; walk.range < ranges.size; walk.next(ranges, kKeys), turn.next()) {
-    const auto& range = ranges.range[walk.range];
-    const KeyTile<kKeys> tile{range.position + walk.begin, min(range.count - walk.begin, kKeys),
-                              static_cast<int>(span.sink), static_cast<int>(span.window)};
-    const bool hidden = tile.none_visible(rows.low, rows.high);
-    wait_barrier(shared_address(&barriers.full_keys[turn.stage]), turn.parity);
-    std::uint32_t p[kKeys / 16][4];
-    if (!hidden) {
-      float scores[kKeys / 2];
-      rows.multiply_keys(queries, tiles.keys(turn.stage), scores);
-      leave(barriers.empty_keys[turn.stage]);
-      if (!tile.all_visible(rows.low, rows.high)) rows.mask(tile, scores);
-      rows.exponentials(scores);
-#pragma unroll
-      for (int i = 0; i < kKeys / 4; ++i)
-        p[i / 4][i % 4] = pack<T>(scores[2 * i], scores[2 * i + 1]);
-    } else {
-      leave(barriers.empty_keys[turn.stage]);
+class Multiplier {
+ public:
+  __device__ Multiplier(const PrefillArgs& args, Barriers& barriers, const Work<T>* work,
+                        Tiles<D> tiles, int group)
+      : args_(args), barriers_(barriers), work_(work), tiles_(tiles), group_(group) {}
+
+  __device__ void run() {
+    const std::int64_t row_stride = static_cast<std::int64_t>(args_.dims.query_heads) * D;
+    Turn items;
+    for (ItemWalk walk; walk.more(args_.num_items); ++walk.round) {
+      if (walk.index() >= args_.num_items) continue;
+      wait_barrier(shared_address(&barriers_.full_items[items.stage]), items.parity);
+      const Work<T>& work = work_[items.stage];
+      const RowMap map{args_.dims.group(), work.tokens};
+      GroupRows<T, D> rows(map, work.first_position, group_);
+      const std::uint32_t queries =
+          tiles_.queries(items.stage) + static_cast<std::uint32_t>(group_ * 64 * 128);
+      for (RangeWalk tile; tile.range < work.ranges.size; tile.next(work.ranges, kKeys)) {
+        take_tile(rows, queries, work, work.ranges.range[tile.range], tile.begin);
+        turn_.next();
+      }
+      float* out = args_.out + work.first_query;
+      leave(barriers_.empty_items[items.stage]);
+      rows.store(map, out, row_stride);
+      items.next();
     }
-    wait_barrier(shared_address(&barriers.full_values[turn.stage]), turn.parity);
-    if (!hidden) rows.multiply_values(tiles.values(turn.stage), p);
-    leave(barriers.empty_values[turn.stage]);
   }
-}
+
+ private:
+  __device__ static void leave(std::uint64_t& barrier) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) arrive(shared_address(&barrier));
+  }
+
+  // A whole tile, or the half of it that holds all visible pairs.
+  __device__ void take_tile(GroupRows<T, D>& rows, std::uint32_t queries, const Work<T>& work,
+                            const KeyRange<T>& range, int begin) {
+    const int first = range.position + begin;
+    const int count = min(range.count - begin, kKeys);
+    const int sink = work.sink;
+    const int window = work.window;
+    constexpr int kHalf = kKeys / 2;
+    const KeyTile<kHalf> lower{first, min(count, kHalf), sink, window};
+    const KeyTile<kHalf> upper{first + kHalf, count - kHalf, sink, window};
+    const bool use_lower = !lower.none_visible(rows.low, rows.high);
+    const bool use_upper = count > kHalf && !upper.none_visible(rows.low, rows.high);
+    wait_barrier(shared_address(&barriers_.full_keys[turn_.stage]), turn_.parity);
+    if (use_lower && use_upper) {
+      take(rows, queries, KeyTile<kKeys>{first, count, sink, window}, 0);
+    } else if (use_lower) {
+      take(rows, queries, lower, 0);
+    } else if (use_upper) {
+      take(rows, queries, upper, kHalf);
+    } else {
+      leave(barriers_.empty_keys[turn_.stage]);
+      wait_barrier(shared_address(&barriers_.full_values[turn_.stage]), turn_.parity);
+    }
+    leave(barriers_.empty_values[turn_.stage]);
+  }
+
+  // Keys [skip, skip + Keys) of the tile.
+  template <int Keys>
+  __device__ void take(GroupRows<T, D>& rows, std::uint32_t queries, const KeyTile<Keys>& tile,
+                       int skip) {
+    const auto lead = static_cast<std::uint32_t>(skip * 128);
+    float scores[Keys / 2];
+    rows.multiply_keys(queries, tiles_.keys(turn_.stage) + lead, scores);
+    leave(barriers_.empty_keys[turn_.stage]);
+    if (!tile.all_visible(rows.low, rows.high)) rows.mask(tile, scores);
+    rows.exponentials(scores);
+    std::uint32_t p[Keys / 16][4];
+#pragma unroll
+    for (int i = 0; i < Keys / 4; ++i) {
+      p[i / 4][i % 4] = pack<T>(scores[2 * i], scores[2 * i + 1]);
+    }
+    wait_barrier(shared_address(&barriers_.full_values[turn_.stage]), turn_.parity);
+    rows.multiply_values(tiles_.values(turn_.stage) + lead, p);
+  }
+
+  const PrefillArgs& args_;
+  Barriers& barriers_;
+  const Work<T>* work_;
+  Tiles<D> tiles_;
+  int group_;
+  Turn turn_;
+};
 
 template <typename T, int D>
-__global__ void __launch_bounds__(kThreads, 1) prefill_attention(PrefillArgs args) {
+__global__ void __launch_bounds__(kThreads, 1)
+    prefill_attention(const __grid_constant__ PrefillArgs args) {
   extern __shared__ std::byte unaligned[];
-  __shared__ VisibleRanges<T> ranges;
+  __shared__ Work<T> work[kStages];
   __shared__ Barriers barriers;
   constexpr std::uint32_t kMask = Shape<D>::kAlignment - 1;
   const std::uint32_t lead = (0u - shared_address(unaligned)) & kMask;
   const Tiles<D> tiles{shared_address(unaligned) + lead};
-
-  const PrefillItem item = args.items[blockIdx.x];
-  const Segment segment = args.segments[item.segment];
-  const RowMap map{args.dims.group(), item.tokens};
-  const int first_position = segment.position + item.token;
-  const std::int64_t row = segment.row + item.token;
-  const std::int64_t query_column = static_cast<std::int64_t>(item.head) * map.group * D;
   if (threadIdx.x == 0) {
-    const std::int64_t chunk = (static_cast<std::int64_t>(item.head) * args.rows + segment.row) * D;
-    ranges.find(segment, D, static_cast<const T*>(args.chunk_keys) + chunk,
-                static_cast<const T*>(args.chunk_values) + chunk, first_position,
-                first_position + item.tokens - 1);
     barriers.init();
     fence_matrix_reads();
   }
-  const std::int64_t qkv_width = args.dims.qkv_width();
-  load_queries<T, D>(unaligned + lead, args.qkv + row * qkv_width + query_column, qkv_width, map);
   __syncthreads();
 
   const int warpgroup = static_cast<int>(threadIdx.x) / kGroupThreads;
   if (warpgroup == 0) {
     release_registers<kFetchRegisters>();
-    fetch_all<T, D>(ranges, barriers, tiles);
+    Fetcher<T, D>(args, barriers, work, tiles).run();
   } else {
     claim_registers<kProductRegisters>();
-    GroupRows<T, D> rows(map, first_position, warpgroup - 1);
-    multiply_all<T, D>(ranges, barriers, tiles, rows, warpgroup - 1,
-                       HeadSpan{segment.sink, segment.window});
-    const std::int64_t out_width = static_cast<std::int64_t>(args.dims.query_heads) * D;
-    rows.store(map, args.out + row * out_width + query_column, out_width);
+    Multiplier<T, D>(args, barriers, work, tiles, warpgroup - 1).run();
   }
 }
 
 template <typename T, int D>
-void launch(const PrefillArgs& args, cudaStream_t stream) {
+void launch(const PrefillArgs& args, int processors, cudaStream_t stream) {
   const auto kernel = prefill_attention<T, D>;
   constexpr int kShared = Shape<D>::kSharedBytes;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
         "prefill attention: shared memory");
-  kernel<<<static_cast<unsigned>(args.num_items), kThreads, kShared, stream>>>(args);
+  const int blocks = std::min(processors, args.num_items);
+  kernel<<<static_cast<unsigned>(blocks), kThreads, kShared, stream>>>(args);
   check_launch("prefill attention (Hopper)");
 }
 
@@ -349,12 +468,14 @@ bool launch_prefill_hopper(const PrefillArgs& args, cudaStream_t stream) {
   check(cudaGetDevice(&device), "device");
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device");
   if (major != 9) return false;
+  int processors = 0;
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "device");
   dispatch_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
     if (args.dims.head_dim == 64) {
-      hopper::launch<T, 64>(args, stream);
+      hopper::launch<T, 64>(args, processors, stream);
     } else {
-      hopper::launch<T, 128>(args, stream);
+      hopper::launch<T, 128>(args, processors, stream);
     }
   });
   return true;

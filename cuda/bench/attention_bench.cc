@@ -157,14 +157,16 @@ class Prefill {
     schedule_prefill(segments, model.kv_heads, dims.group(), kPrefillTileRows, items);
     qkv_ = Storage(backend_.allocator(), tokens * dims.qkv_width() * 4);
     fill_f32(reinterpret_cast<float*>(qkv_.data()), tokens * dims.qkv_width(), 3, 1.0f, stream());
+    queries_ = Storage(backend_.allocator(), model.query_heads * tokens * kDim * 2);
     const std::int64_t chunk_bytes = model.kv_heads * tokens * kDim * 2;
     keys_ = Storage(backend_.allocator(), chunk_bytes);
     values_ = Storage(backend_.allocator(), chunk_bytes);
     out_ = Storage(backend_.allocator(), tokens * model.query_heads * kDim * 4);
+    const StagedChunk chunk{queries_.data(), keys_.data(), values_.data()};
     segments_ = upload(segments);
     items_ = upload(items);
     launch_stage_chunk(dims, DType::kBF16, reinterpret_cast<float*>(qkv_.data()),
-                       static_cast<std::int32_t>(tokens), keys_.data(), values_.data(), stream());
+                       static_cast<std::int32_t>(tokens), chunk, stream());
     check(cudaStreamSynchronize(stream()), "prefill");
     graph_ = capture(stream(), [&] {
       launch_prefill_attention({.dims = dims,
@@ -173,9 +175,7 @@ class Prefill {
                                 .items = reinterpret_cast<PrefillItem*>(items_.data()),
                                 .num_items = static_cast<std::int32_t>(items.size()),
                                 .rows = static_cast<std::int32_t>(tokens),
-                                .qkv = reinterpret_cast<float*>(qkv_.data()),
-                                .chunk_keys = keys_.data(),
-                                .chunk_values = values_.data(),
+                                .chunk = chunk,
                                 .out = reinterpret_cast<float*>(out_.data())},
                                stream());
     });
@@ -197,7 +197,7 @@ class Prefill {
 
   CudaBackend backend_;
   double pairs_ = 0.0;
-  Storage qkv_, keys_, values_, out_, segments_, items_;
+  Storage qkv_, queries_, keys_, values_, out_, segments_, items_;
   GraphExec graph_;
 };
 

@@ -263,20 +263,19 @@ void CudaBackend::prefill(const AttentionArgs& args, const StepTables::Layer& la
                           const Tensor& qkv, Tensor& out) {
   const AttentionDims dims = dims_of(args.shape);
   const auto rows = static_cast<std::int32_t>(qkv.dim(0));
-  void* const keys = workspace<void>(layout_->chunk_keys);
-  void* const values = workspace<void>(layout_->chunk_values);
+  const StagedChunk chunk{.queries = workspace<void>(layout_->chunk_queries),
+                          .keys = workspace<void>(layout_->chunk_keys),
+                          .values = workspace<void>(layout_->chunk_values)};
   const auto* const items = workspace<PrefillItem>(layout_->prefill_items);
   const auto count = static_cast<std::int32_t>(tables().set_prefill(args.shape));
-  launch_stage_chunk(dims, limits_.dtype, qkv.data<float>(), rows, keys, values, stream_.get());
+  launch_stage_chunk(dims, limits_.dtype, qkv.data<float>(), rows, chunk, stream_.get());
   launch_prefill_attention({.dims = dims,
                             .dtype = limits_.dtype,
                             .segments = layer.segments,
                             .items = items,
                             .num_items = count,
                             .rows = rows,
-                            .qkv = qkv.data<float>(),
-                            .chunk_keys = keys,
-                            .chunk_values = values,
+                            .chunk = chunk,
                             .out = out.data<float>()},
                            stream_.get());
   launch_append_chunk({.dims = dims,
@@ -284,8 +283,7 @@ void CudaBackend::prefill(const AttentionArgs& args, const StepTables::Layer& la
                        .items = items,
                        .num_items = count,
                        .rows = rows,
-                       .chunk_keys = keys,
-                       .chunk_values = values},
+                       .chunk = chunk},
                       stream_.get());
 }
 

@@ -49,6 +49,7 @@ WorkspaceLayout::WorkspaceLayout(const BackendLimits& limits, std::int64_t slots
   place(row_slices, rows * 4);
   place(row_index, rows * 8);
   place(converted, rows * limits.max_matrix_cols * element);
+  place(chunk_queries, shape.num_query_heads * rows * shape.head_dim * element);
   place(chunk_keys, shape.num_kv_heads * rows * shape.head_dim * element);
   place(chunk_values, shape.num_kv_heads * rows * shape.head_dim * element);
   place(partial_sums, max_partials * kQueriesPerItem * shape.head_dim * 4);
