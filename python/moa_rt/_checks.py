@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import sys
 
 __version__ = "0.1.0"
 
-# Before 3.12 an extension cannot refuse a subinterpreter itself: it would wait for a lock for ever.
+
+def _refuse_subinterpreter() -> None:
+    """Before 3.12 an extension cannot do it itself: it would wait for a lock for ever."""
+    with contextlib.suppress(ModuleNotFoundError):
+        module = importlib.import_module("_xxsubinterpreters")
+        if module.get_current() != module.get_main():
+            raise ImportError("moa_rt cannot be used in a subinterpreter")
+
+
 if sys.version_info < (3, 12):
-    import _xxsubinterpreters
+    _refuse_subinterpreter()
 
-    if _xxsubinterpreters.get_current() != _xxsubinterpreters.get_main():
-        raise ImportError("moa_rt cannot be used in a subinterpreter")
-
-from moa_rt import _core
+from moa_rt import _core  # noqa: E402
 
 if _core.__version__ != __version__:
     raise ImportError(
