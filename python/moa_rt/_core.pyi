@@ -3,10 +3,9 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, SupportsIndex, TypeAlias, type_check_only
+from typing import Any, ClassVar, NoReturn, Protocol, SupportsIndex, TypeAlias, type_check_only
 
 import numpy as np
-from typing_extensions import Never
 
 _Path: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 _Ids: TypeAlias = Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]]
@@ -21,7 +20,7 @@ class _Type(type): ...
 # Instances come from functions and properties only.
 @type_check_only
 class _NoConstructor(metaclass=_Type):
-    def __init__(self, *args: Never, **kwargs: Never) -> None: ...
+    def __init__(self, *args: NoReturn, **kwargs: NoReturn) -> None: ...
 
 MAX_TOKENS: int
 __version__: str

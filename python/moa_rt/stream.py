@@ -9,7 +9,6 @@ from types import TracebackType
 
 from moa_rt import _core
 from moa_rt._core import RequestOptions, TokenEvent
-from moa_rt.errors import BusyError
 from moa_rt.prompts import TokenIds
 
 
@@ -37,15 +36,10 @@ class EventRouter:
             return events
 
     def work(self) -> None:
-        """One step of the engine. Raises BusyError if it can do nothing though requests wait."""
+        """One step of the engine."""
         with self._lock:
-            before = self._core.stats.steps if self._mailboxes else 0
-            events = self._core.step()
-            for event in events:
+            for event in self._core.step():
                 self._sort(event)
-            stuck = self._mailboxes and not events and self._core.stats.steps == before
-            if stuck and self._core.has_work():
-                raise BusyError("open sessions hold the memory that the queued requests wait for")
 
     def _sort(self, event: TokenEvent) -> None:
         if event.request in self._dropped:
