@@ -10,6 +10,7 @@ install(TARGETS moa_rt EXPORT moa_rt-targets COMPONENT moa_rt)
 install(DIRECTORY ${CMAKE_CURRENT_LIST_DIR}/include/moa_rt TYPE INCLUDE COMPONENT moa_rt)
 install(EXPORT moa_rt-targets NAMESPACE moa_rt:: DESTINATION ${package_dir} COMPONENT moa_rt)
 
+get_target_property(library_type moa_rt TYPE)
 configure_package_config_file(${PROJECT_SOURCE_DIR}/third_party/moa_rt-config.cmake.in
                               ${PROJECT_BINARY_DIR}/moa_rt-config.cmake
                               INSTALL_DESTINATION ${package_dir})
