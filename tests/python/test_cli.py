@@ -213,7 +213,7 @@ def test_E4_plan_of_another_model(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     plan.save(str(path))
     document = json.loads(path.read_text())
-    document["fingerprint"] = "0" * 64
+    document["model"]["fingerprint"] = "0" * 64
     path.write_text(json.dumps(document))
     common = ("--prompt", QUESTION, "--max-new-tokens", "4", "--plan", str(path))
     assert fails(generate(*common), 5, "E_MISMATCH", "fingerprint")
