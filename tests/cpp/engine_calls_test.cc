@@ -110,6 +110,8 @@ TEST_F(EngineCallsTest, G4_max_new_tokens) {
               HasSubstr("max_new_tokens"));
   EXPECT_THAT(error_of<ArgumentError>([&] { engine_.submit({1}, request(std::int64_t{1} << 31)); }),
               HasSubstr("2147483648"));
+  EXPECT_THAT(error_of<ArgumentError>([&] { engine_.submit({1}, request(INT64_MAX)); }),
+              HasSubstr("= 9223372036854775808 tokens"));
   RequestOptions unbounded = request(0);
   unbounded.max_new_tokens.reset();
   EXPECT_EQ(engine_.generate({Tokens(500, 1)}, unbounded)[0].completion_tokens, 12);
@@ -239,6 +241,14 @@ TEST_F(EngineCallsTest, G10_cancel_at_every_stage) {
   engine_.cancel(decoding);
   engine_.cancel(123456789);
   EXPECT_EQ(engine_.memory().kv_cache, 0);
+}
+
+TEST_F(EngineCallsTest, G10_an_id_that_does_not_exist_yet_is_unknown) {
+  const RequestId first = engine_.submit({1, 2}, request(3));
+  engine_.cancel(first + 1);
+  const RequestId second = engine_.submit({1, 2}, request(3));
+  ASSERT_EQ(second, first + 1);
+  EXPECT_EQ(run_to_end(engine_, second), FinishReason::kLength);
 }
 
 TEST_F(EngineCallsTest, G10_callback_returning_false_cancels_that_request) {

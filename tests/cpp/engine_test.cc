@@ -212,6 +212,25 @@ TEST_F(EngineTest, E13_a_sequence_that_can_never_fit_is_refused_with_the_missing
   }
 }
 
+TEST_F(EngineTest, E13_a_bound_beyond_all_memory_is_refused) {
+  EngineOptions greedy = options();
+  greedy.kv_cache_bytes = INT64_MAX;
+  try {
+    open(greedy);
+    FAIL() << "opened";
+  } catch (const ResourceError& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("KV caches 9223372036854775807"));
+  }
+}
+
+TEST_F(EngineTest, options_are_reported_as_resolved) {
+  const Engine engine = open({});
+  EXPECT_EQ(engine.options().dtype, "float32");
+  EXPECT_GT(engine.options().num_threads, 0);
+  EXPECT_GT(engine.options().max_seq_len, 0);
+  EXPECT_GT(engine.options().kv_cache_bytes, 0);
+}
+
 TEST(EngineMemoryTest, E13_too_little_memory_is_refused_before_weights_are_read) {
   const TempDir dir;
   TinyShape shape;

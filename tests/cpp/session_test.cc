@@ -151,5 +151,102 @@ TEST_F(SessionTest, closing_a_session_cancels_its_request) {
   EXPECT_EQ(reason, FinishReason::kCancelled);
 }
 
+TEST_F(SessionTest, one_call_cannot_append_two_prompts_to_a_session) {
+  const SessionId session = engine_->open_session(kBudget);
+  EXPECT_THROW(engine_->generate({{1, 2}, {3, 4}}, in_session(session, 5)), ArgumentError);
+  EXPECT_FALSE(engine_->has_work());
+  EXPECT_EQ(engine_->generate({{1, 2}}, in_session(session, 5))[0].completion_tokens, 5);
+}
+
+TEST_F(SessionTest, H9_a_step_that_throws_closes_the_sessions_it_ran) {
+  const SessionId broken = engine_->open_session(kBudget);
+  const RequestId id = engine_->submit(random_tokens(100, 7), in_session(broken, 5));
+  engine_->step();
+  engine_->set_interrupt([]() -> bool { throw std::out_of_range("mine"); });
+  EXPECT_THROW(engine_->step(), std::out_of_range);
+  engine_->set_interrupt(nullptr);
+  const std::vector<TokenEvent> events = engine_->step();
+  ASSERT_EQ(events.size(), 1u);
+  EXPECT_EQ(events[0].request, id);
+  EXPECT_EQ(events[0].finish, FinishReason::kError);
+  EXPECT_EQ(events[0].error_code, ErrorCode::kInternal);
+  EXPECT_THROW(engine_->session_length(broken), StateError);
+  EXPECT_EQ(engine_->memory().kv_cache, 0);
+}
+
+// The step that fails has appended the token whose successor it could not choose.
+TEST(SessionNumericTest, L1_a_failed_answer_leaves_the_session_its_true_length) {
+  const TempDir dir;
+  testing::TinyShape shape;
+  shape.tied = false;
+  shape.poisoned_token = 7;
+  write_tiny_model(dir.path(), shape);
+  EngineOptions two_threads;
+  two_threads.num_threads = 2;
+  Engine engine(dir.path(), two_threads);
+  RequestOptions options;
+  options.max_new_tokens = 8;
+  options.session = engine.open_session(64);
+  options.sampling.logit_bias = {{7, 100.0}};
+  EXPECT_EQ(engine.generate({{1, 2, 3}}, options)[0].error_code, ErrorCode::kNumeric);
+  EXPECT_EQ(engine.session_length(*options.session), 4);
+  engine.rollback_session(*options.session, 1);
+  options.sampling.logit_bias = {};
+  const Tokens turns = engine.generate({{4}}, options)[0].token_ids;
+  options.session = engine.open_session(64);
+  EXPECT_EQ(engine.generate({{1, 2, 3, 4}}, options)[0].token_ids, turns);
+}
+
+class SessionMemoryTest : public ::testing::Test {
+ protected:
+  // Room for one sequence of 256 tokens and no more.
+  SessionMemoryTest() {
+    write_tiny_model(dir_.path());
+    EngineOptions options;
+    options.dtype = "float32";
+    options.max_seq_len = 256;
+    options.num_threads = 2;
+    options.kv_cache_bytes =
+        AttentionPlan::dense(ModelConfig::load(dir_.path())).cache_bytes(256, 64, DType::kF32);
+    engine_ = std::make_unique<Engine>(dir_.path(), options);
+  }
+
+  static RequestOptions request(std::int64_t new_tokens) {
+    RequestOptions out;
+    out.max_new_tokens = new_tokens;
+    out.ignore_eos = true;
+    return out;
+  }
+
+  TempDir dir_;
+  std::unique_ptr<Engine> engine_;
+};
+
+TEST_F(SessionMemoryTest, a_turn_needs_no_memory_and_passes_a_request_that_waits_for_it) {
+  RequestOptions turn = request(5);
+  turn.session = engine_->open_session(256);
+  const RequestId waiting = engine_->submit({1, 2}, request(5));
+  EXPECT_EQ(engine_->generate({{3, 4}}, turn)[0].completion_tokens, 5);
+  engine_->close_session(*turn.session);
+  std::int64_t tokens = 0;
+  while (engine_->has_work()) {
+    for (const TokenEvent& event : engine_->step()) tokens += event.request == waiting ? 1 : 0;
+  }
+  EXPECT_EQ(tokens, 5);
+}
+
+TEST_F(SessionMemoryTest, step_does_not_pretend_to_work_while_sessions_hold_all_memory) {
+  const SessionId session = engine_->open_session(256);
+  const RequestId waiting = engine_->submit({1, 2}, request(3));
+  EXPECT_THROW(engine_->step(), BusyError);
+  EXPECT_THROW(engine_->generate({{1, 2}}, request(3)), BusyError);
+  EXPECT_TRUE(engine_->has_work());
+  engine_->cancel(waiting);
+  EXPECT_EQ(engine_->step().at(0).finish, FinishReason::kCancelled);
+  EXPECT_TRUE(engine_->step().empty());
+  engine_->close_session(session);
+  EXPECT_EQ(engine_->generate({{1, 2}}, request(3))[0].completion_tokens, 3);
+}
+
 }  // namespace
 }  // namespace moa_rt

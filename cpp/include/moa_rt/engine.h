@@ -33,7 +33,7 @@ struct EngineOptions {
   std::string device = "cpu";         // "cpu", "cuda", "cuda:<index>"
   std::string dtype = "auto";         // "auto": as stored; "bfloat16", "float32"
   std::int64_t max_batch = 8;         // requests that run at the same time
-  std::int64_t max_queue = 4096;      // requests that wait; one more is refused with BusyError
+  std::int64_t max_queue = 4096;      // waiting requests; submit() refuses more with BusyError
   std::int64_t max_seq_len = 0;       // longest token budget; 0: the model's own limit
   std::int64_t prefill_chunk = 256;   // tokens of prompts processed in one step
   std::int64_t num_threads = 0;       // 0: one for each available core
@@ -153,10 +153,14 @@ class Engine {
   RequestId submit(const std::vector<std::int32_t>& prompt, const RequestOptions& options = {});
 
   // Admits what fits, runs one prefill chunk or one decode step over all running sequences,
-  // samples, and returns what happened. Returns an empty vector when there is nothing to do.
+  // samples, and returns what happened. Returns an empty vector when there is nothing to do. Throws
+  // BusyError if requests wait for nothing but memory that open sessions hold. Whatever else is
+  // thrown ends the requests of this step with kError (their events come with the next call) and
+  // closes their sessions, for their caches are half written; all others go on.
   std::vector<TokenEvent> step();
 
-  // Takes effect before the next step. Unknown and finished ids are ignored. From any thread.
+  // Takes effect before the next step. Unknown and finished ids are ignored. From any thread and
+  // any callback.
   void cancel(RequestId request);
 
   // Whether a request is queued or running.
@@ -171,8 +175,9 @@ class Engine {
   // already dropped a token that would be needed again.
   void rollback_session(SessionId session, std::int64_t count);
 
-  // A loop over submit() and step(). `on_token` is called after each step, one event at a time,
-  // with event.request = index of the prompt; returning false cancels that request.
+  // A loop over submit() and step(), one call at a time. `on_token` is called after each step, one
+  // event at a time, with event.request = index of the prompt; returning false cancels that
+  // request. No two prompts may continue the same session.
   using TokenCallback = std::function<bool(const TokenEvent&)>;
   std::vector<Completion> generate(const std::vector<std::vector<std::int32_t>>& prompts,
                                    const RequestOptions& options = {},
@@ -189,17 +194,19 @@ class Engine {
   std::vector<float> logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget = 0);
 
   // Asked between the layers of a step; returning true abandons the step: its requests are
-  // cancelled, their caches wiped, and the call throws StateError. For Ctrl-C.
+  // cancelled, their caches wiped, their sessions closed, and the call throws StateError. For
+  // Ctrl-C. It may call nothing of this engine but cancel().
   void set_interrupt(std::function<bool()> interrupted);
 
-  // Cancels what runs and frees everything. Idempotent; every later call throws StateError.
+  // Cancels what runs and frees everything. Idempotent. Later calls throw StateError, except
+  // cancel(), closed() and what describes the engine: config(), plan(), tokenizer(), options().
   void close();
   bool closed() const;
 
   const ModelConfig& config() const;
   const AttentionPlan& plan() const;
   const Tokenizer& tokenizer() const;
-  const EngineOptions& options() const;  // as resolved: no "auto" and no 0 left
+  const EngineOptions& options() const;  // as resolved: no 0 and, but for cpu_isa, no "auto"
   MemoryReport memory() const;
   EngineStats stats() const;
 

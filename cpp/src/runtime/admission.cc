@@ -42,7 +42,9 @@ std::uint64_t draw_seed() {
 std::string sum_text(std::int64_t held, std::int64_t prompt, std::int64_t new_tokens) {
   return (held > 0 ? "session " + std::to_string(held) + " + " : "") + "prompt " +
          std::to_string(prompt) + " + max_new_tokens " + std::to_string(new_tokens) + " = " +
-         std::to_string(held + prompt + new_tokens) + " tokens";
+         std::to_string(static_cast<std::uint64_t>(held + prompt) +
+                        static_cast<std::uint64_t>(new_tokens)) +
+         " tokens";
 }
 
 }  // namespace
@@ -84,8 +86,9 @@ void Engine::Impl::check_fits_at_all(std::int64_t budget) const {
 
 KVCache Engine::Impl::make_cache(std::int64_t budget) {
   CacheLayout layout(options_.plan->spans(budget), config_.head_dim, dtype_);
-  kv_peak_bytes_ = std::max(kv_peak_bytes_, live_kv_bytes() + layout.total_bytes());
-  return KVCache(backend_->allocator(), std::move(layout));
+  KVCache cache(backend_->allocator(), std::move(layout));
+  kv_peak_bytes_ = std::max(kv_peak_bytes_, live_kv_bytes() + cache.bytes());
+  return cache;
 }
 
 std::unique_ptr<Request> Engine::Impl::make_request(const std::vector<std::int32_t>& prompt,
@@ -149,8 +152,11 @@ std::unique_ptr<Request> Engine::Impl::make_request(const std::vector<std::int32
 RequestId Engine::Impl::enqueue(std::unique_ptr<Request> request) {
   const RequestId id = next_id_++;
   request->id = id;
-  if (request->session != nullptr) request->session->active = id;
+  Session* session = request->session;
   queue_.push_back(std::move(request));
+  if (session != nullptr) session->active = id;
+  const std::scoped_lock lock(cancel_mutex_);
+  live_ids_.insert(id);
   return id;
 }
 
@@ -189,24 +195,30 @@ bool Engine::Impl::admit_one(Request& request) {
   return true;
 }
 
+// In order of arrival. Behind one that waits for memory only those may pass that need none: the
+// next turns of sessions.
 void Engine::Impl::admit() {
-  while (!queue_.empty() && static_cast<std::int64_t>(running_.size()) < options_.max_batch) {
+  bool memory_short = false;
+  auto next = queue_.begin();
+  while (next != queue_.end() && static_cast<std::int64_t>(running_.size()) < options_.max_batch) {
+    Request& request = **next;
     try {
-      if (!admit_one(*queue_.front())) return;
+      if ((memory_short && request.session == nullptr) || !admit_one(request)) {
+        memory_short = true;
+        ++next;
+        continue;
+      }
+      running_.push_back(std::move(*next));
     } catch (const Error& error) {
-      fail(*queue_.front(), error.code(), error.what());
-      queue_.pop_front();
-      continue;
+      fail(request, error.code(), error.what());
     }
-    running_.push_back(std::move(queue_.front()));
-    queue_.pop_front();
+    next = queue_.erase(next);
   }
 }
 
 void Engine::Impl::cancel(RequestId request) {
-  if (closed_.load()) return;
   const std::scoped_lock lock(cancel_mutex_);
-  cancelled_ids_.insert(request);
+  if (live_ids_.contains(request)) cancelled_ids_.insert(request);
 }
 
 void Engine::Impl::drop_cancelled() {

@@ -75,10 +75,11 @@ std::vector<float> Engine::score(const std::vector<std::int32_t>& token_ids, std
 
 std::vector<float> Engine::logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget) {
   std::vector<float> out;
-  out.reserve(token_ids.size() * static_cast<std::size_t>(config().vocab_size));
-  impl_->for_each_logits(token_ids, budget, [&](std::int64_t, std::span<const float> logits) {
-    out.insert(out.end(), logits.begin(), logits.end());
-  });
+  impl_->for_each_logits(token_ids, budget,
+                         [&](std::int64_t position, std::span<const float> logits) {
+                           if (position == 0) out.reserve(token_ids.size() * logits.size());
+                           out.insert(out.end(), logits.begin(), logits.end());
+                         });
   return out;
 }
 

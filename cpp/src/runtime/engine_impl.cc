@@ -8,6 +8,7 @@
 #include "io/file.h"
 #include "moa_rt/error.h"
 #include "model/rope_table.h"
+#include "runtime/callback_scope.h"
 #include "runtime/loading.h"
 
 namespace moa_rt {
@@ -65,21 +66,31 @@ const Tokenizer& Engine::Impl::tokenizer() const {
   return *tokenizer_;
 }
 
+void Engine::Impl::check_owner() const {
+  if (getpid() == owner_) return;
+  throw StateError("engine was created in pid " + std::to_string(owner_) +
+                   " and cannot be used in its forked child " + std::to_string(getpid()));
+}
+
 void Engine::Impl::check_usable() const {
-  if (getpid() != owner_) {
-    throw StateError("engine was created in pid " + std::to_string(owner_) +
-                     " and cannot be used in its forked child " + std::to_string(getpid()));
-  }
+  check_owner();
   if (closed_.load()) throw StateError("engine is closed");
-  if (callback_thread_.load() == std::this_thread::get_id()) {
+  const std::thread::id self = std::this_thread::get_id();
+  if (callback_thread_.load() == self || interrupt_thread_.load() == self) {
     throw StateError("engine called from one of its own callbacks");
   }
 }
 
-std::unique_lock<std::mutex> Engine::Impl::enter() const {
+std::unique_lock<FairMutex> Engine::Impl::enter() const {
   check_usable();
-  std::unique_lock<std::mutex> lock(mutex_);
+  std::unique_lock<FairMutex> lock(mutex_);
   if (closed_.load()) throw StateError("engine is closed");
+  return lock;
+}
+
+std::unique_lock<FairMutex> Engine::Impl::lock_unless_forked() const {
+  std::unique_lock<FairMutex> lock(mutex_, std::defer_lock);
+  if (getpid() == owner_) lock.lock();
   return lock;
 }
 
@@ -89,9 +100,10 @@ void Engine::Impl::close() {
     close_requested_.store(true);  // carried out when the callback has returned
     return;
   }
-  // In a forked child the lock may be held by a thread that does not exist there.
-  std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
-  if (getpid() == owner_) lock.lock();
+  if (interrupt_thread_.load() == std::this_thread::get_id()) {
+    throw StateError("engine closed from the function that may interrupt it");
+  }
+  const auto lock = lock_unless_forked();
   if (closed_.exchange(true)) return;
   for (const auto& request : queue_) end_request(*request, FinishReason::kCancelled);
   for (const auto& request : running_) end_request(*request, FinishReason::kCancelled);
@@ -111,7 +123,14 @@ bool Engine::Impl::has_work() const {
 
 void Engine::Impl::set_interrupt(std::function<bool()> interrupted) {
   const auto lock = enter();
-  interrupted_ = std::move(interrupted);
+  if (!interrupted) {
+    interrupted_ = nullptr;
+    return;
+  }
+  interrupted_ = [this, ask = std::move(interrupted)] {
+    const CallbackScope scope(interrupt_thread_);
+    return ask();
+  };
 }
 
 MemoryReport Engine::Impl::memory() const {

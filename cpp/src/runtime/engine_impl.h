@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/fair_mutex.h"
 #include "moa_rt/engine.h"
 #include "model/decoder.h"
 #include "ops/backend.h"
@@ -61,18 +62,26 @@ class Engine::Impl {
 
  private:
   // --- generate.cc
-  // kStalled: nothing runs, and what waits cannot be admitted until a session is closed.
-  enum class StepOutcome : std::uint8_t { kProgress, kAbandoned, kStalled };
-  StepOutcome step_for_generate();
+  class Collector;
+  void enqueue_all(const std::vector<std::vector<std::int32_t>>& prompts,
+                   const std::vector<RequestOptions>& options, Collector& collector,
+                   std::vector<RequestId>& ids);
+  void run_until_done(Collector& collector, const std::vector<RequestId>& ids,
+                      const TokenCallback& on_token);
+  void cancel_all(const std::vector<RequestId>& ids);
   void deliver(const std::vector<TokenEvent>& events, const std::vector<RequestId>& ids,
                const TokenCallback& on_token);
 
   // --- engine_impl.cc
   void load_tokenizer(const std::string& model_dir);
+  // Throws StateError in a forked child.
+  void check_owner() const;
   // Every public call starts with one of these.
   // Throws StateError if closed, in a forked child, or called from a callback of this engine.
   void check_usable() const;
-  std::unique_lock<std::mutex> enter() const;
+  std::unique_lock<FairMutex> enter() const;
+  // For cleaning up. Locks nothing in a forked child, where the holder may not exist.
+  std::unique_lock<FairMutex> lock_unless_forked() const;
 
   // --- admission.cc
   std::unique_ptr<Request> make_request(const std::vector<std::int32_t>& prompt,
@@ -91,10 +100,13 @@ class Engine::Impl {
   void expire_deadlines();
 
   // --- step.cc
-  void step_locked();
+  [[noreturn]] static void throw_stalled();
+  // False if requests wait and nothing could be done: open sessions hold the memory they need.
+  bool step_locked();
   void run_batch(bool prefill);
   void collect_slices(bool prefill);
-  void abandon_batch();
+  void compute_batch(bool prefill);
+  void abandon_batch(const TokenEvent& ending);
   void sample_rows();
   void accept_token(Request& request, std::span<const float> logits);
   void hand_back(const Request& request, Session& session);
@@ -133,15 +145,17 @@ class Engine::Impl {
   std::vector<Request*> sampled_;
   std::vector<std::int64_t> sampled_rows_;
 
-  mutable std::mutex mutex_;   // everything above
-  std::mutex generate_mutex_;  // one generate() at a time
-  std::mutex cancel_mutex_;    // cancelled_ids_, so that cancel() never waits for a step
-  std::set<RequestId> cancelled_ids_;
   std::function<bool()> interrupted_;
-  bool abandoned_ = false;
+
+  mutable FairMutex mutex_;            // everything above
+  std::mutex generate_mutex_;          // one generate() at a time
+  std::mutex cancel_mutex_;            // the next two, so that cancel() never waits for a step
+  std::set<RequestId> live_ids_;       // queued or running
+  std::set<RequestId> cancelled_ids_;  // of them, to be ended before the next step
   std::atomic<bool> closed_{false};
   std::atomic<bool> close_requested_{false};
-  std::atomic<std::thread::id> callback_thread_{};
+  std::atomic<std::thread::id> callback_thread_{};   // inside on_token
+  std::atomic<std::thread::id> interrupt_thread_{};  // inside the function of set_interrupt()
 };
 
 }  // namespace moa_rt

@@ -1,15 +1,31 @@
 // generate(): a loop over step() that collects the events of its own requests.
+#include <set>
 #include <utility>
 
 #include "core/message.h"
 #include "moa_rt/error.h"
+#include "runtime/callback_scope.h"
 #include "runtime/engine_impl.h"
 
 namespace moa_rt {
 namespace {
 
-// The requests of one generate() call and what has come of them.
-class Collector {
+// Two requests would append to the same cache at once.
+void check_sessions_differ(const std::vector<RequestOptions>& options) {
+  std::set<SessionId> seen;
+  for (const RequestOptions& one : options) {
+    if (!one.session || seen.insert(*one.session).second) continue;
+    throw ArgumentError(describe({.item = "session " + std::to_string(*one.session),
+                                  .got = "two prompts in one call",
+                                  .want = "one after the other"}));
+  }
+}
+
+}  // namespace
+
+// The requests of one generate() call and what has come of them. Used under the engine's lock:
+// steps of other threads bring events too.
+class Engine::Impl::Collector {
  public:
   explicit Collector(std::size_t prompts) : completions_(prompts), done_(prompts, false) {}
 
@@ -46,22 +62,6 @@ class Collector {
   std::vector<TokenEvent> events_;
 };
 
-// Marks the current thread as being inside a callback, for as long as it lives.
-class CallbackScope {
- public:
-  explicit CallbackScope(std::atomic<std::thread::id>& thread) : thread_(thread) {
-    thread_.store(std::this_thread::get_id());
-  }
-  ~CallbackScope() { thread_.store(std::thread::id()); }
-  CallbackScope(const CallbackScope&) = delete;
-  CallbackScope& operator=(const CallbackScope&) = delete;
-
- private:
-  std::atomic<std::thread::id>& thread_;
-};
-
-}  // namespace
-
 std::vector<Completion> Engine::Impl::generate(
     const std::vector<std::vector<std::int32_t>>& prompts,
     const std::vector<RequestOptions>& options, const TokenCallback& on_token) {
@@ -72,41 +72,16 @@ std::vector<Completion> Engine::Impl::generate(
                   .got = std::to_string(options.size()) + " entries",
                   .want = "one for each of the " + std::to_string(prompts.size()) + " prompts"}));
   }
+  check_sessions_differ(options);
   if (prompts.empty()) return {};
   const std::scoped_lock one_at_a_time(generate_mutex_);
-
   Collector collector(prompts.size());
   std::vector<RequestId> ids;
-  {
-    const auto lock = enter();
-    std::vector<std::unique_ptr<Request>> requests;  // all are checked before one is queued
-    for (std::size_t i = 0; i < prompts.size(); ++i) {
-      requests.push_back(make_request(prompts[i], options[i], collector.sink(i)));
-      collector.completions()[i].prompt_tokens =
-          static_cast<std::int64_t>(requests.back()->prompt.size());
-    }
-    for (auto& request : requests) ids.push_back(enqueue(std::move(request)));
-  }
-
-  const auto cancel_all = [&] {
-    for (const RequestId id : ids) cancel(id);
-    if (closed_.load()) return;
-    const std::scoped_lock lock(mutex_);
-    drop_cancelled();
-  };
   try {
-    while (!collector.done()) {
-      const StepOutcome outcome = step_for_generate();
-      deliver(collector.take_events(), ids, on_token);
-      if (outcome == StepOutcome::kAbandoned) {
-        throw StateError("interrupted; its requests were cancelled");
-      }
-      if (outcome == StepOutcome::kStalled) {
-        throw BusyError("open sessions hold the memory that the queued requests wait for");
-      }
-    }
+    enqueue_all(prompts, options, collector, ids);
+    run_until_done(collector, ids, on_token);
   } catch (...) {
-    cancel_all();
+    cancel_all(ids);
     if (close_requested_.exchange(false)) close();
     throw;
   }
@@ -114,16 +89,43 @@ std::vector<Completion> Engine::Impl::generate(
   return std::move(collector.completions());
 }
 
-// Events go to the collectors while the lock is held; nothing else can happen to them after
-// close().
-Engine::Impl::StepOutcome Engine::Impl::step_for_generate() {
-  const std::scoped_lock lock(mutex_);
-  if (closed_.load()) return StepOutcome::kProgress;
-  const std::int64_t steps = stats_.steps;
-  step_locked();
-  if (std::exchange(abandoned_, false)) return StepOutcome::kAbandoned;
-  const bool stalled = stats_.steps == steps && running_.empty() && !queue_.empty();
-  return stalled ? StepOutcome::kStalled : StepOutcome::kProgress;
+// All are checked before one is queued.
+void Engine::Impl::enqueue_all(const std::vector<std::vector<std::int32_t>>& prompts,
+                               const std::vector<RequestOptions>& options, Collector& collector,
+                               std::vector<RequestId>& ids) {
+  const auto lock = enter();
+  std::vector<std::unique_ptr<Request>> requests;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    requests.push_back(make_request(prompts[i], options[i], collector.sink(i)));
+    collector.completions()[i].prompt_tokens =
+        static_cast<std::int64_t>(requests.back()->prompt.size());
+  }
+  ids.reserve(requests.size());
+  for (auto& request : requests) ids.push_back(enqueue(std::move(request)));
+}
+
+void Engine::Impl::run_until_done(Collector& collector, const std::vector<RequestId>& ids,
+                                  const TokenCallback& on_token) {
+  for (bool done = false; !done;) {
+    check_owner();  // a callback may have forked
+    std::vector<TokenEvent> events;
+    {
+      const std::scoped_lock lock(mutex_);
+      const bool stalled = !closed_.load() && !step_locked();
+      done = collector.done();
+      if (stalled && !done) throw_stalled();
+      events = collector.take_events();
+    }
+    deliver(events, ids, on_token);
+  }
+}
+
+// Afterwards nothing knows the collector of these requests any more, even while another thread is
+// closing the engine.
+void Engine::Impl::cancel_all(const std::vector<RequestId>& ids) {
+  for (const RequestId id : ids) cancel(id);
+  const auto lock = lock_unless_forked();
+  drop_cancelled();
 }
 
 // Calls the user's function outside the lock; what it may not do, check_usable() refuses.

@@ -126,21 +126,23 @@ LoadPlan prepare_load(const std::string& model_dir, const EngineOptions& options
 void check_memory(const LoadPlan& plan, std::int64_t free_bytes) {
   const MemoryPrediction& need = plan.memory;
   const std::int64_t kv_bytes = std::max(need.kv_per_sequence, plan.options.kv_cache_bytes);
-  const std::int64_t total = need.total(0) + kv_bytes;
-  if (total <= free_bytes) return;
+  if (kv_bytes <= free_bytes - need.total(0)) return;
+  // A bound of the caller's may be as large as 2^63 - 1.
+  const std::uint64_t total =
+      static_cast<std::uint64_t>(need.total(0)) + static_cast<std::uint64_t>(kv_bytes);
   const std::int64_t left = std::max<std::int64_t>(free_bytes - need.total(0), 0);
   std::string layers;
   for (const std::int64_t bytes : need.kv_per_layer) layers += " " + std::to_string(bytes);
-  throw ResourceError("memory of " + plan.backend->description() + ": need " +
-                      std::to_string(total) + " bytes (weights " + std::to_string(need.weights) +
-                      ", scratch " + std::to_string(need.scratch) + ", runtime " +
-                      std::to_string(need.runtime) + ", KV caches " + std::to_string(kv_bytes) +
-                      "), free " + std::to_string(free_bytes) + ", missing " +
-                      std::to_string(total - free_bytes) + "; one sequence of " +
-                      std::to_string(plan.options.max_seq_len) + " tokens takes " +
-                      std::to_string(need.kv_per_sequence) + ", largest batch that fits: " +
-                      std::to_string(left / std::max<std::int64_t>(need.kv_per_sequence, 1)) +
-                      "; KV bytes per layer:" + layers);
+  throw ResourceError(
+      "memory of " + plan.backend->description() + ": need " + std::to_string(total) +
+      " bytes (weights " + std::to_string(need.weights) + ", scratch " +
+      std::to_string(need.scratch) + ", runtime " + std::to_string(need.runtime) + ", KV caches " +
+      std::to_string(kv_bytes) + "), free " + std::to_string(free_bytes) + ", missing " +
+      std::to_string(total - static_cast<std::uint64_t>(free_bytes)) + "; one sequence of " +
+      std::to_string(plan.options.max_seq_len) + " tokens takes " +
+      std::to_string(need.kv_per_sequence) + ", largest batch that fits: " +
+      std::to_string(left / std::max<std::int64_t>(need.kv_per_sequence, 1)) +
+      "; KV bytes per layer:" + layers);
 }
 
 MemoryPrediction predict_memory(const std::string& model_dir, const EngineOptions& options) {

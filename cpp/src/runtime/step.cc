@@ -22,23 +22,43 @@ std::int64_t filled_bytes(const KVCache& cache) {
   return slots * 2 * layout.head_dim() * size_of(layout.dtype());
 }
 
+TokenEvent failure_event(ErrorCode code, const std::string& message) {
+  TokenEvent event;
+  event.finish = FinishReason::kError;
+  event.error = message;
+  event.error_code = code;
+  return event;
+}
+
+TokenEvent cancelled_event() {
+  TokenEvent event;
+  event.finish = FinishReason::kCancelled;
+  return event;
+}
+
+class Interrupted final : public StateError {
+ public:
+  Interrupted() : StateError("interrupted; the requests of this step were cancelled") {}
+};
+
 }  // namespace
+
+void Engine::Impl::throw_stalled() {
+  throw BusyError("open sessions hold the memory that the queued requests wait for");
+}
 
 std::vector<TokenEvent> Engine::Impl::step() {
   const auto lock = enter();
-  step_locked();
-  if (abandoned_) {
-    abandoned_ = false;
-    throw StateError("step interrupted; its requests were cancelled");
-  }
+  if (!step_locked() && events_.empty()) throw_stalled();
   return std::exchange(events_, {});
 }
 
-void Engine::Impl::step_locked() {
+bool Engine::Impl::step_locked() {
+  const std::size_t before = queue_.size() + running_.size();
   drop_cancelled();
   expire_deadlines();
   admit();
-  if (running_.empty()) return;
+  if (running_.empty()) return queue_.empty() || queue_.size() < before;
 
   const auto prefilling = [](const auto& request) { return request->prefilling(); };
   const bool any_prefill = std::any_of(running_.begin(), running_.end(), prefilling);
@@ -47,6 +67,7 @@ void Engine::Impl::step_locked() {
   const bool prefill = any_prefill && !(any_decode && last_was_prefill_);
   last_was_prefill_ = prefill;
   run_batch(prefill);
+  return true;
 }
 
 // Picks rows: of prompts, in order of arrival, whole chunks as long as they fit; of answers, one
@@ -76,23 +97,21 @@ void Engine::Impl::collect_slices(bool prefill) {
 void Engine::Impl::run_batch(bool prefill) {
   const auto start = std::chrono::steady_clock::now();
   collect_slices(prefill);
-  if (!decoder_->forward({tokens_, slices_}, activations_, interrupted_)) {
-    abandon_batch();
-    return;
+  try {
+    compute_batch(prefill);
+  } catch (const Interrupted&) {
+    abandon_batch(cancelled_event());
+    throw;
+  } catch (const Error& error) {
+    abandon_batch(failure_event(error.code(), error.what()));
+    throw;
+  } catch (const std::exception& error) {
+    abandon_batch(failure_event(ErrorCode::kInternal, error.what()));
+    throw;
+  } catch (...) {
+    abandon_batch(failure_event(ErrorCode::kInternal, "unknown exception"));
+    throw;
   }
-
-  sampled_.clear();
-  sampled_rows_.clear();
-  for (std::size_t i = 0; i < batch_.size(); ++i) {
-    Request& request = *batch_[i];
-    const SequenceSlice& slice = slices_[i];
-    request.cache->advance(slice.count);
-    if (prefill) request.prefilled += slice.count;
-    if (request.prefilling()) continue;
-    sampled_.push_back(&request);
-    sampled_rows_.push_back(slice.row + slice.count - 1);
-  }
-  sample_rows();
 
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   const auto rows = static_cast<std::int64_t>(tokens_.size());
@@ -109,16 +128,32 @@ void Engine::Impl::run_batch(bool prefill) {
   remove_finished();
 }
 
-// An abandoned step leaves caches that hold some layers of the new tokens and not others: nothing
-// that used them may go on.
-void Engine::Impl::abandon_batch() {
+void Engine::Impl::compute_batch(bool prefill) {
+  if (!decoder_->forward({tokens_, slices_}, activations_, interrupted_)) throw Interrupted();
+  sampled_.clear();
+  sampled_rows_.clear();
+  for (std::size_t i = 0; i < batch_.size(); ++i) {
+    Request& request = *batch_[i];
+    const SequenceSlice& slice = slices_[i];
+    request.cache->advance(slice.count);
+    if (prefill) request.prefilled += slice.count;
+    if (request.prefilling()) continue;
+    sampled_.push_back(&request);
+    sampled_rows_.push_back(slice.row + slice.count - 1);
+  }
+  sample_rows();
+}
+
+// An abandoned step leaves caches that hold some layers of the new tokens and not others, or tokens
+// whose successor was never sampled: nothing that used them may go on.
+void Engine::Impl::abandon_batch(const TokenEvent& ending) {
   for (Request* request : batch_) {
+    if (request->finished) continue;
     const Session* session = request->session;
-    end_request(*request, FinishReason::kCancelled);
+    finish(*request, ending);
     if (session != nullptr) sessions_.erase(session->id);
   }
   remove_finished();
-  abandoned_ = true;
 }
 
 void Engine::Impl::sample_rows() {
@@ -171,16 +206,17 @@ void Engine::Impl::accept_token(Request& request, std::span<const float> logits)
   }
 }
 
-// Leaves the session as the request has made it: all but the last new token are in its cache.
+// Leaves the session as the request has made it. All but the last new token are in its cache; that
+// one is too if the step that appended it found no successor.
 void Engine::Impl::hand_back(const Request& request, Session& session) {
   const std::vector<std::int32_t>& prompt = request.prompt;
   const std::vector<std::int32_t>& output = request.output;
   session.active.reset();
   if (request.took_pending && request.prefilled == 0) session.pending = prompt.front();
   session.tokens.insert(session.tokens.end(), prompt.begin(), prompt.begin() + request.prefilled);
-  if (output.empty()) return;
-  session.tokens.insert(session.tokens.end(), output.begin(), output.end() - 1);
-  session.pending = output.back();
+  const auto in_cache = session.cache.length() - static_cast<std::int64_t>(session.tokens.size());
+  session.tokens.insert(session.tokens.end(), output.begin(), output.begin() + in_cache);
+  if (in_cache < static_cast<std::int64_t>(output.size())) session.pending = output.back();
 }
 
 // Releases the text held back, hands the session on, and marks the request for removal.
@@ -191,6 +227,10 @@ void Engine::Impl::finish(Request& request, TokenEvent event) {
   }
   if (request.session != nullptr) hand_back(request, *request.session);
   request.finished = true;
+  {
+    const std::scoped_lock lock(cancel_mutex_);
+    live_ids_.erase(request.id);
+  }
   emit(request, std::move(event));
 }
 
@@ -201,11 +241,7 @@ void Engine::Impl::end_request(Request& request, FinishReason reason) {
 }
 
 void Engine::Impl::fail(Request& request, ErrorCode code, const std::string& message) {
-  TokenEvent event;
-  event.finish = FinishReason::kError;
-  event.error = message;
-  event.error_code = code;
-  finish(request, std::move(event));
+  finish(request, failure_event(code, message));
 }
 
 void Engine::Impl::remove_finished() {
