@@ -10,7 +10,6 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -52,7 +51,7 @@ class ThreadPool::Impl {
       for (int thread = 1; thread < threads; ++thread) {
         workers_->emplace_back([this, thread] { work(thread); });
       }
-    } catch (const std::system_error& error) {
+    } catch (const std::exception& error) {
       stop();
       throw ResourceError("cannot start thread " + std::to_string(workers_->size() + 1) + " of " +
                           std::to_string(threads) + ": " + error.what());

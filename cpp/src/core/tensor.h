@@ -13,8 +13,7 @@ namespace moa_rt {
 
 inline constexpr int kMaxRank = 4;
 
-// Contiguous, row-major, at most rank 4. Copying a Tensor copies the view; a Tensor made by
-// `allocate` is move-only in spirit: keep the owner, hand out view().
+// Contiguous, row-major, at most rank 4. Move-only: keep the owner, hand out view().
 class Tensor {
  public:
   Tensor() = default;
