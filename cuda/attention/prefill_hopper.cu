@@ -250,8 +250,7 @@ struct GroupRows {
   }
 
   template <int Scores>
-  __device__ void multiply_keys(std::uint32_t queries, std::uint32_t keys,
-                                float (&scores)[Scores]) {
+  __device__ void start_scores(std::uint32_t queries, std::uint32_t keys, float (&scores)[Scores]) {
     pin(scores);
     begin_products();
 #pragma unroll
@@ -260,8 +259,6 @@ struct GroupRows {
       product<T>(scores, matrix_operand(queries + at, 16), matrix_operand(keys + at, 16), step > 0);
     }
     commit_products();
-    wait_products<0>();
-    pin(scores);
   }
 
   template <int Keys>
@@ -273,10 +270,12 @@ struct GroupRows {
     }
   }
 
-  // Scores become exp2((score - max) * scale); sums so far are brought to the new maximum.
+  // Scores become exp2((score - max) * scale). Returns what brings the sums so far to the new
+  // maximum.
   template <int Scores>
-  __device__ void exponentials(float (&scores)[Scores]) {
+  __device__ float2 exponentials(float (&scores)[Scores]) {
     const float scale = kLog2E * rsqrtf(static_cast<float>(D));
+    float factors[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float best = -kInfinity;
@@ -284,7 +283,7 @@ struct GroupRows {
       for (int i = 2 * half; i < Scores; i += 4) {
         best = fmaxf(best, fmaxf(scores[i], scores[i + 1]));
       }
-      const float factor = state[half].raise(max_lanes<4>(best) * scale);
+      factors[half] = state[half].raise(max_lanes<4>(best) * scale);
       const float shift = state[half].shift();
       float sum = 0.0f;
 #pragma unroll
@@ -294,16 +293,22 @@ struct GroupRows {
         sum += scores[i] + scores[i + 1];
       }
       state[half].sum += sum;
+    }
+    return {factors[0], factors[1]};
+  }
+
+  __device__ void rescale(float2 factors) {
 #pragma unroll
-      for (int i = 2 * half; i < kSums; i += 4) {
-        sums[i] *= factor;
-        sums[i + 1] *= factor;
-      }
+    for (int i = 0; i < kSums; i += 4) {
+      sums[i] *= factors.x;
+      sums[i + 1] *= factors.x;
+      sums[i + 2] *= factors.y;
+      sums[i + 3] *= factors.y;
     }
   }
 
   template <int Steps>
-  __device__ void multiply_values(std::uint32_t values, const std::uint32_t (&p)[Steps][4]) {
+  __device__ void start_sums(std::uint32_t values, const std::uint32_t (&p)[Steps][4]) {
     pin(sums);
     begin_products();
 #pragma unroll
@@ -313,8 +318,6 @@ struct GroupRows {
                                            Shape<D>::kHalfBytes));
     }
     commit_products();
-    wait_products<0>();
-    pin(sums);
   }
 
   __device__ void store(RowMap map, float* out, std::int64_t row_stride) {
@@ -336,6 +339,8 @@ struct GroupRows {
 // One of the two multiplying warpgroups.
 template <typename T, int D>
 class Multiplier {
+  using Rows = GroupRows<T, D>;
+
  public:
   __device__ Multiplier(const PrefillArgs& args, Barriers& barriers, const Work<T>* work,
                         Tiles<D> tiles, int group)
@@ -349,13 +354,14 @@ class Multiplier {
       wait_barrier(shared_address(&barriers_.full_items[items.stage]), items.parity);
       const Work<T>& work = work_[items.stage];
       const RowMap map{args_.dims.group(), work.tokens};
-      GroupRows<T, D> rows(map, work.first_position, group_);
+      Rows rows(map, work.first_position, group_);
       const std::uint32_t queries =
           tiles_.queries(items.stage) + static_cast<std::uint32_t>(group_ * 64 * 128);
       for (RangeWalk tile; tile.range < work.ranges.size; tile.next(work.ranges, kKeys)) {
         take_tile(rows, queries, work, work.ranges.range[tile.range], tile.begin);
         turn_.next();
       }
+      finish_pending(rows);
       float* out = args_.out + work.first_query;
       leave(barriers_.empty_items[items.stage]);
       rows.store(map, out, row_stride);
@@ -370,7 +376,7 @@ class Multiplier {
   }
 
   // A whole tile, or the half of it that holds all visible pairs.
-  __device__ void take_tile(GroupRows<T, D>& rows, std::uint32_t queries, const Work<T>& work,
+  __device__ void take_tile(Rows& rows, std::uint32_t queries, const Work<T>& work,
                             const KeyRange<T>& range, int begin) {
     const int first = range.position + begin;
     const int count = min(range.count - begin, kKeys);
@@ -383,35 +389,95 @@ class Multiplier {
     const bool use_upper = count > kHalf && !upper.none_visible(rows.low, rows.high);
     wait_barrier(shared_address(&barriers_.full_keys[turn_.stage]), turn_.parity);
     if (use_lower && use_upper) {
-      take(rows, queries, KeyTile<kKeys>{first, count, sink, window}, 0);
-    } else if (use_lower) {
-      take(rows, queries, lower, 0);
+      const KeyTile<kKeys> tile{first, count, sink, window};
+      if (pending_) {
+        take_next(rows, queries, tile);
+      } else {
+        take_first(rows, queries, tile);
+      }
+      return;
+    }
+    finish_pending(rows);
+    if (use_lower) {
+      take_half(rows, queries, lower, 0);
     } else if (use_upper) {
-      take(rows, queries, upper, kHalf);
+      take_half(rows, queries, upper, kHalf * 128);
     } else {
       leave(barriers_.empty_keys[turn_.stage]);
       wait_barrier(shared_address(&barriers_.full_values[turn_.stage]), turn_.parity);
+      leave(barriers_.empty_values[turn_.stage]);
     }
-    leave(barriers_.empty_values[turn_.stage]);
   }
 
-  // Keys [skip, skip + Keys) of the tile.
-  template <int Keys>
-  __device__ void take(GroupRows<T, D>& rows, std::uint32_t queries, const KeyTile<Keys>& tile,
-                       int skip) {
-    const auto lead = static_cast<std::uint32_t>(skip * 128);
-    float scores[Keys / 2];
-    rows.multiply_keys(queries, tiles_.keys(turn_.stage) + lead, scores);
+  // A tile's probabilities, its values still to be multiplied.
+  __device__ void take_first(Rows& rows, std::uint32_t queries, const KeyTile<kKeys>& tile) {
+    float scores[kKeys / 2];
+    rows.start_scores(queries, tiles_.keys(turn_.stage), scores);
+    wait_products<0>();
+    pin(scores);
     leave(barriers_.empty_keys[turn_.stage]);
     if (!tile.all_visible(rows.low, rows.high)) rows.mask(tile, scores);
-    rows.exponentials(scores);
-    std::uint32_t p[Keys / 16][4];
+    rows.rescale(rows.exponentials(scores));
+    keep(scores);
+  }
+
+  // The same, its exponentials beside the product of the tile before.
+  __device__ void take_next(Rows& rows, std::uint32_t queries, const KeyTile<kKeys>& tile) {
+    wait_barrier(shared_address(&barriers_.full_values[before_.stage]), before_.parity);
+    float scores[kKeys / 2];
+    rows.start_scores(queries, tiles_.keys(turn_.stage), scores);
+    rows.start_sums(tiles_.values(before_.stage), p_);
+    wait_products<1>();
+    pin(scores);
+    leave(barriers_.empty_keys[turn_.stage]);
+    if (!tile.all_visible(rows.low, rows.high)) rows.mask(tile, scores);
+    const float2 factors = rows.exponentials(scores);
+    wait_products<0>();
+    pin(rows.sums);
+    leave(barriers_.empty_values[before_.stage]);
+    rows.rescale(factors);
+    keep(scores);
+  }
+
+  __device__ void keep(const float (&scores)[kKeys / 2]) {
 #pragma unroll
-    for (int i = 0; i < Keys / 4; ++i) {
+    for (int i = 0; i < kKeys / 4; ++i) {
+      p_[i / 4][i % 4] = pack<T>(scores[2 * i], scores[2 * i + 1]);
+    }
+    before_ = turn_;
+    pending_ = true;
+  }
+
+  __device__ void finish_pending(Rows& rows) {
+    if (!pending_) return;
+    wait_barrier(shared_address(&barriers_.full_values[before_.stage]), before_.parity);
+    rows.start_sums(tiles_.values(before_.stage), p_);
+    wait_products<0>();
+    pin(rows.sums);
+    leave(barriers_.empty_values[before_.stage]);
+    pending_ = false;
+  }
+
+  // Half a tile, `lead` bytes into keys and values, from scores to sums.
+  __device__ void take_half(Rows& rows, std::uint32_t queries, const KeyTile<kKeys / 2>& tile,
+                            std::uint32_t lead) {
+    float scores[kKeys / 4];
+    rows.start_scores(queries, tiles_.keys(turn_.stage) + lead, scores);
+    wait_products<0>();
+    pin(scores);
+    leave(barriers_.empty_keys[turn_.stage]);
+    if (!tile.all_visible(rows.low, rows.high)) rows.mask(tile, scores);
+    rows.rescale(rows.exponentials(scores));
+    std::uint32_t p[kKeys / 32][4];
+#pragma unroll
+    for (int i = 0; i < kKeys / 8; ++i) {
       p[i / 4][i % 4] = pack<T>(scores[2 * i], scores[2 * i + 1]);
     }
     wait_barrier(shared_address(&barriers_.full_values[turn_.stage]), turn_.parity);
-    rows.multiply_values(tiles_.values(turn_.stage) + lead, p);
+    rows.start_sums(tiles_.values(turn_.stage) + lead, p);
+    wait_products<0>();
+    pin(rows.sums);
+    leave(barriers_.empty_values[turn_.stage]);
   }
 
   const PrefillArgs& args_;
@@ -420,6 +486,10 @@ class Multiplier {
   Tiles<D> tiles_;
   int group_;
   Turn turn_;
+  // A tile whose values are still to be multiplied.
+  bool pending_ = false;
+  Turn before_;
+  std::uint32_t p_[kKeys / 16][4];
 };
 
 template <typename T, int D>
