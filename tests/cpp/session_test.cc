@@ -171,6 +171,7 @@ TEST_F(SessionTest, H9_a_step_that_throws_closes_the_sessions_it_ran) {
   EXPECT_EQ(events[0].finish, FinishReason::kError);
   EXPECT_EQ(events[0].error_code, ErrorCode::kInternal);
   EXPECT_THROW(engine_->session_length(broken), StateError);
+  EXPECT_NO_THROW(engine_->close_session(broken)) << "owners close it without knowing";
   EXPECT_EQ(engine_->memory().kv_cache, 0);
 }
 

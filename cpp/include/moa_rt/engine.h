@@ -168,6 +168,7 @@ class Engine {
 
   // A conversation: one sequence that outlives its requests. `token_budget` is its N.
   SessionId open_session(std::int64_t token_budget);
+  // Cancels its request. Closed and unknown ids are ignored: an interrupt may have closed it.
   void close_session(SessionId session);
   // Tokens in the session's cache plus the one not yet appended.
   std::int64_t session_length(SessionId session) const;

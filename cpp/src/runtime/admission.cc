@@ -272,17 +272,18 @@ SessionId Engine::Impl::open_session(std::int64_t token_budget) {
 
 void Engine::Impl::close_session(SessionId session) {
   const auto lock = enter();
-  Session& found = find_session(session);
-  if (found.active) {
+  const auto found = sessions_.find(session);
+  if (found == sessions_.end()) return;
+  if (const std::optional<RequestId> active = found->second->active) {
     const auto uses = [&](const std::unique_ptr<Request>& request) {
-      if (request->id != found.active) return false;
+      if (request->id != active) return false;
       end_request(*request, FinishReason::kCancelled);
       return true;
     };
     std::erase_if(queue_, uses);
     std::erase_if(running_, uses);
   }
-  sessions_.erase(session);
+  sessions_.erase(found);
 }
 
 std::int64_t Engine::Impl::session_length(SessionId session) const {
