@@ -19,6 +19,7 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/moa_rt-config-version.cma
 install(FILES ${PROJECT_BINARY_DIR}/moa_rt-config.cmake
               ${PROJECT_BINARY_DIR}/moa_rt-config-version.cmake
               ${PROJECT_SOURCE_DIR}/third_party/FindUtf8proc.cmake
+              ${PROJECT_SOURCE_DIR}/third_party/FindCublasLt.cmake
         DESTINATION ${package_dir} COMPONENT moa_rt)
 
 if(TARGET moa-rt)
