@@ -170,7 +170,8 @@ TEST_F(CheckpointTest, PredictsBytesFromShapes) {
 TEST_F(CheckpointTest, ConfigCarriesTheFingerprint) {
   const ModelDirectory model(llama(), DType::kF32);
   model.write(dir_.path());
-  EXPECT_EQ(ModelConfig::load(dir_.path()).fingerprint, model.manifest()["fingerprint"]);
+  EXPECT_EQ(ModelConfig::load(dir_.path()).fingerprint,
+            model.manifest()["fingerprint"].get<std::string>());
 }
 
 TEST_F(CheckpointTest, B1_missing_tensors_are_all_listed) {
