@@ -200,3 +200,16 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     Path(os.fsdecode(path)).write_bytes(text)
     with pytest.raises(moa_rt.FormatError):
         moa_rt.AttentionPlan.load(path)
+
+
+def test_tools_without_their_extra_say_what_to_install() -> None:
+    out = python(
+        "import sys\n"
+        "sys.modules['typer'] = None\n"
+        "from moa_tools.__main__ import main\n"
+        "sys.stderr = sys.stdout\n"
+        "print(main())\n"
+    )
+    assert "error[E_UNSUPPORTED]: typer is not installed" in out
+    assert "moa_rt[convert]" in out
+    assert out.endswith("4\n")

@@ -1,7 +1,7 @@
 """The command `moa-tools`.
 
-Packaging: script `moa-tools = moa_tools.cli:main`; extras `[convert]` = gguf, numpy, rich, typer
-and `[tools]` = convert + torch, transformers, mip, matplotlib. Nothing here imports torch.
+Packaging: script `moa-tools = moa_tools.__main__:main`; extras `[convert]` = gguf, numpy, rich,
+typer and `[tools]` = convert + torch, transformers, mip, matplotlib. Nothing here imports torch.
 
 Exit status and first line of stderr follow the error class: `moa-tools: error[E_FORMAT]: ...`.
 """
