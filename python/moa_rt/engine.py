@@ -268,7 +268,7 @@ class Engine:
 
     @property
     def options(self) -> EngineOptions:
-        """The options in use: no "auto" and no None left."""
+        """The options in use: no None left and, but for cpu_isa, no "auto"."""
         return self._core.options
 
     # --- end
