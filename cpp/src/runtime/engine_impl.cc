@@ -27,7 +27,8 @@ Engine::Impl::Impl(const std::string& model_dir, const EngineOptions& options) :
     options_.kv_cache_bytes = std::min(free_bytes - prediction_.total(0),
                                        options_.max_batch * prediction_.kv_per_sequence);
   }
-  load_tokenizer(model_dir);
+  tokenizer_ = std::move(plan.tokenizer);
+  check_tokenizer(model_dir);
 
   backend_->reserve(plan.backend_limits());
   activations_ =
@@ -50,15 +51,11 @@ Engine::Impl::Impl(const std::string& model_dir, const EngineOptions& options) :
 
 Engine::Impl::~Impl() { close(); }
 
-void Engine::Impl::load_tokenizer(const std::string& model_dir) {
-  const std::string path = join_path(model_dir, "tokenizer.json");
-  if (!file_exists(path)) return;
-  tokenizer_ = Tokenizer::load(model_dir);
-  if (tokenizer_->vocab_size() > config_.vocab_size) {
-    throw MismatchError(path + ": vocabulary: got ids up to " +
-                        std::to_string(tokenizer_->vocab_size() - 1) + ", want below the " +
-                        std::to_string(config_.vocab_size) + " rows of the embedding");
-  }
+void Engine::Impl::check_tokenizer(const std::string& model_dir) const {
+  if (!tokenizer_ || tokenizer_->vocab_size() <= config_.vocab_size) return;
+  throw MismatchError(join_path(model_dir, "tokenizer.json") + ": vocabulary: got ids up to " +
+                      std::to_string(tokenizer_->vocab_size() - 1) + ", want below the " +
+                      std::to_string(config_.vocab_size) + " rows of the embedding");
 }
 
 const Tokenizer& Engine::Impl::tokenizer() const {

@@ -73,7 +73,8 @@ class Engine::Impl {
                const TokenCallback& on_token);
 
   // --- engine_impl.cc
-  void load_tokenizer(const std::string& model_dir);
+  // Throws MismatchError if the tokenizer has ids that the embedding has no rows for (C10).
+  void check_tokenizer(const std::string& model_dir) const;
   // Throws StateError in a forked child.
   void check_owner() const;
   // Every public call starts with one of these.

@@ -7,7 +7,6 @@
 #include "core/parallel.h"
 #include "io/file.h"
 #include "moa_rt/error.h"
-#include "moa_rt/tokenizer.h"
 #include "model/activations.h"
 #include "runtime/sampler.h"
 
@@ -62,11 +61,6 @@ DType resolve_dtype(const std::string& name, DType stored, const Backend& backen
   return wanted;
 }
 
-std::int64_t tokenizer_bytes(const std::string& model_dir) {
-  if (!file_exists(join_path(model_dir, "tokenizer.json"))) return 0;
-  return Tokenizer::load(model_dir).memory_bytes();
-}
-
 MemoryPrediction predict(const LoadPlan& plan, std::int64_t runtime_bytes) {
   const EngineOptions& options = plan.options;
   MemoryPrediction memory;
@@ -119,7 +113,11 @@ LoadPlan prepare_load(const std::string& model_dir, const EngineOptions& options
   plan.checkpoint = std::make_unique<Checkpoint>(model_dir, plan.config);
   plan.dtype = resolve_dtype(plan.options.dtype, plan.checkpoint->stored_dtype(), *plan.backend);
   plan.options.dtype = dtype_name(plan.dtype);
-  plan.memory = predict(plan, tokenizer_bytes(model_dir) + kProcessBytes);
+  if (file_exists(join_path(model_dir, "tokenizer.json"))) {
+    plan.tokenizer = Tokenizer::load(model_dir);
+  }
+  const std::int64_t tokenizer_bytes = plan.tokenizer ? plan.tokenizer->memory_bytes() : 0;
+  plan.memory = predict(plan, tokenizer_bytes + kProcessBytes);
   return plan;
 }
 

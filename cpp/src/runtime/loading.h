@@ -3,9 +3,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "moa_rt/engine.h"
+#include "moa_rt/tokenizer.h"
 #include "model/checkpoint.h"
 #include "ops/backend.h"
 
@@ -20,6 +22,7 @@ struct LoadPlan {
   DType dtype = DType::kF32;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Checkpoint> checkpoint;
+  std::optional<Tokenizer> tokenizer;  // none where the directory has no tokenizer.json
   MemoryPrediction memory;
 
   std::int64_t step_rows() const {
