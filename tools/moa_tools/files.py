@@ -6,7 +6,8 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from moa_rt import FormatError, IoError, ResourceError
 
@@ -102,3 +103,23 @@ def check_magic(path: str | os.PathLike[str]) -> None:
     head = start.lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
         raise FormatError(f"{file.path}: this looks like HTML, probably a saved error page")
+
+
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes a file whole or not at all: temporary name beside it, sync, rename.
+
+    Raises ResourceError (disk full) or IoError; a file of that name that was there stays as it was.
+    """
+    final = Path(path)
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    try:
+        with io_errors(final, f"write {len(data)} bytes"):
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(final)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise

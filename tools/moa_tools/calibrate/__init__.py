@@ -1,0 +1,1 @@
+"""Calibration sets: long inputs and the dense model's own answers."""
