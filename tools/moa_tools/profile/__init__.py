@@ -1,0 +1,1 @@
+"""What shrinking the span of a KV head costs: influence curves and the files that hold them."""
