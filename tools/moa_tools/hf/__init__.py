@@ -1,0 +1,1 @@
+"""Frozen transformers models whose attention heads can be watched and replaced."""
