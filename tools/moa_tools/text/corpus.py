@@ -86,7 +86,7 @@ def user_documents(paths: Sequence[str | Path], field: str | None = None) -> lis
 
 
 def split_user(documents: Sequence[Document], part: Part) -> list[Document]:
-    """Those of the user's documents that belong to `part`, by their text: equal texts stay together.
+    """Those of the user's documents that belong to `part`, by a hash of their text.
 
     With fewer than three documents each is cut at its paragraphs instead, in the order of `PARTS`.
     """
