@@ -19,12 +19,12 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/moa_rt-config-version.cma
 install(FILES ${PROJECT_BINARY_DIR}/moa_rt-config.cmake
               ${PROJECT_BINARY_DIR}/moa_rt-config-version.cmake
               ${PROJECT_SOURCE_DIR}/third_party/FindUtf8proc.cmake
-              ${PROJECT_SOURCE_DIR}/third_party/FindCublasLt.cmake
         DESTINATION ${package_dir} COMPONENT moa_rt)
 
 if(TARGET moa-rt)
   # The command finds a shared libmoa_rt wherever the tree was installed to.
   file(RELATIVE_PATH library_from_bin ${CMAKE_INSTALL_FULL_BINDIR} ${CMAKE_INSTALL_FULL_LIBDIR})
-  set_target_properties(moa-rt PROPERTIES INSTALL_RPATH "$ORIGIN/${library_from_bin}")
+  set_target_properties(moa-rt PROPERTIES
+                        INSTALL_RPATH "$ORIGIN/${library_from_bin};${MOA_RT_CUDA_RPATH}")
   install(TARGETS moa-rt COMPONENT moa_rt)
 endif()

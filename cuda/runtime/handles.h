@@ -1,7 +1,6 @@
 // Owners of the CUDA runtime's handles. Each is destroyed with its owner and cannot be copied.
 #pragma once
 
-#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
@@ -9,6 +8,7 @@
 #include <utility>
 
 #include "cuda/runtime/check.h"
+#include "cuda/runtime/cublas_lt.h"
 
 namespace moa_rt::cuda {
 
@@ -53,10 +53,17 @@ class Owner {
 
 using Event = Owner<cudaEvent_t, &cudaEventDestroy>;
 using Stream = Owner<cudaStream_t, &cudaStreamDestroy>;
-using BlasHandle = Owner<cublasLtHandle_t, &cublasLtDestroy>;
-using BlasDescription = Owner<cublasLtMatmulDesc_t, &cublasLtMatmulDescDestroy>;
-using BlasLayout = Owner<cublasLtMatrixLayout_t, &cublasLtMatrixLayoutDestroy>;
-using BlasPreference = Owner<cublasLtMatmulPreference_t, &cublasLtMatmulPreferenceDestroy>;
+
+template <typename Handle, auto Destroy>
+void destroy_blas(Handle handle) {
+  (cublas_lt().*Destroy)(handle);
+}
+template <typename Handle, auto Destroy>
+using BlasOwner = Owner<Handle, &destroy_blas<Handle, Destroy>>;
+using BlasHandle = BlasOwner<cublasLtHandle_t, &CublasLt::destroy>;
+using BlasDescription = BlasOwner<cublasLtMatmulDesc_t, &CublasLt::destroy_description>;
+using BlasLayout = BlasOwner<cublasLtMatrixLayout_t, &CublasLt::destroy_layout>;
+using BlasPreference = BlasOwner<cublasLtMatmulPreference_t, &CublasLt::destroy_preference>;
 
 Stream make_stream();
 Event make_event();  // without timing

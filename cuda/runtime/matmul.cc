@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/message.h"
+#include "cuda/runtime/cublas_lt.h"
 #include "moa_rt/error.h"
 
 namespace moa_rt::cuda {
@@ -12,7 +13,7 @@ namespace {
 void check_blas(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
   const std::string message =
-      std::string("cublasLt: ") + what + ": " + cublasLtGetStatusName(status);
+      std::string("cublasLt: ") + what + ": " + cublas_lt().status_name(status);
   if (status == CUBLAS_STATUS_ALLOC_FAILED) throw ResourceError(message);
   throw DeviceError(message);
 }
@@ -32,22 +33,22 @@ cudaDataType_t data_type(DType dtype) {
 // Column-major, as cuBLAS counts.
 BlasLayout make_layout(DType dtype, std::int64_t rows, std::int64_t cols) {
   cublasLtMatrixLayout_t layout = nullptr;
-  check_blas(cublasLtMatrixLayoutCreate(&layout, data_type(dtype), static_cast<std::uint64_t>(rows),
-                                        static_cast<std::uint64_t>(cols), rows),
+  check_blas(cublas_lt().create_layout(&layout, data_type(dtype), static_cast<std::uint64_t>(rows),
+                                       static_cast<std::uint64_t>(cols), rows),
              "matrix layout");
   return BlasLayout(layout);
 }
 
 template <typename Value>
 void set(cublasLtMatmulDesc_t description, cublasLtMatmulDescAttributes_t name, Value value) {
-  check_blas(cublasLtMatmulDescSetAttribute(description, name, &value, sizeof(value)),
+  check_blas(cublas_lt().set_description(description, name, &value, sizeof(value)),
              "matmul description");
 }
 
 template <typename Value>
 void set(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t name,
          Value value) {
-  check_blas(cublasLtMatmulPreferenceSetAttribute(preference, name, &value, sizeof(value)),
+  check_blas(cublas_lt().set_preference(preference, name, &value, sizeof(value)),
              "matmul preference");
 }
 
@@ -56,7 +57,7 @@ constexpr std::uint32_t kOperandAlignment = 16;
 
 BlasPreference make_preference() {
   cublasLtMatmulPreference_t created = nullptr;
-  check_blas(cublasLtMatmulPreferenceCreate(&created), "matmul preference");
+  check_blas(cublas_lt().create_preference(&created), "matmul preference");
   BlasPreference preference(created);
   set(created, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
       static_cast<std::uint64_t>(BlasMatmul::kWorkspaceBytes));
@@ -71,7 +72,7 @@ BlasPreference make_preference() {
 
 BlasMatmul::BlasMatmul() {
   cublasLtHandle_t handle = nullptr;
-  check_blas(cublasLtCreate(&handle), "handle");
+  check_blas(cublas_lt().create(&handle), "handle");
   handle_ = BlasHandle(handle);
 }
 
@@ -81,7 +82,8 @@ BlasMatmul::Product BlasMatmul::make(const Key& key) const {
   const auto [rows, outputs, inputs, dtype, has_bias, accumulate] = key;
   Product product;
   cublasLtMatmulDesc_t description = nullptr;
-  check_blas(cublasLtMatmulDescCreate(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F), "description");
+  check_blas(cublas_lt().create_description(&description, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+             "description");
   product.description = BlasDescription(description);
   set(description, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
   if (has_bias) {
@@ -95,7 +97,7 @@ BlasMatmul::Product BlasMatmul::make(const Key& key) const {
   cublasLtMatmulHeuristicResult_t found = {};
   int count = 0;
   const BlasPreference preference = make_preference();
-  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+  const cublasStatus_t status = cublas_lt().heuristic(
       handle_.get(), description, product.weight.get(), product.x.get(), product.out.get(),
       product.out.get(), preference.get(), 1, &found, &count);
   if (status != CUBLAS_STATUS_SUCCESS || count == 0) {
@@ -105,7 +107,7 @@ BlasMatmul::Product BlasMatmul::make(const Key& key) const {
                   .got = std::to_string(rows) + " x " + std::to_string(outputs) + " x " +
                          std::to_string(inputs) + " " + dtype_name(dtype),
                   .want = std::string("a shape it has an algorithm for: ") +
-                          cublasLtGetStatusName(status)}));
+                          cublas_lt().status_name(status)}));
   }
   product.algorithm = found.algo;
   return product;
@@ -126,11 +128,12 @@ void BlasMatmul::run(const void* x, std::int64_t rows, const Matrix& weight, con
   }
   const float one = 1.0f;
   const float keep = accumulate ? 1.0f : 0.0f;
-  check_blas(cublasLtMatmul(handle_.get(), product.description.get(), &one, weight.storage.data(),
-                            product.weight.get(), x, product.x.get(), &keep, out, product.out.get(),
-                            out, product.out.get(), &product.algorithm, workspace,
-                            static_cast<std::size_t>(kWorkspaceBytes), stream),
-             "matmul");
+  check_blas(
+      cublas_lt().matmul(handle_.get(), product.description.get(), &one, weight.storage.data(),
+                         product.weight.get(), x, product.x.get(), &keep, out, product.out.get(),
+                         out, product.out.get(), &product.algorithm, workspace,
+                         static_cast<std::size_t>(kWorkspaceBytes), stream),
+      "matmul");
 }
 
 }  // namespace moa_rt::cuda
