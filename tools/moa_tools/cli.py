@@ -21,6 +21,7 @@ import moa_rt
 import typer
 
 from moa_tools.plan import commands as plan_commands
+from moa_tools.profile import commands as profile_commands
 
 app = typer.Typer(
     help="Offline tools of moa_rt: convert checkpoints, import and inspect plans.",
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(plan_commands.app, name="plan")
+app.command("profile")(profile_commands.profile)
 
 
 class Terminated(BaseException):

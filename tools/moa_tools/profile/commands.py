@@ -1,0 +1,43 @@
+"""`moa-tools profile`: argument handling only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+
+def profile(
+    model: Annotated[Path, typer.Argument(help="Model directory.")],
+    calibration: Annotated[Path, typer.Argument(help="Calibration set of `moa-tools calibrate`.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="NAME of NAME.json and NAME.safetensors.")
+    ],
+    lengths: Annotated[
+        list[int] | None,
+        typer.Option("--lengths", help="Only this bucket; may be repeated. Default: all."),
+    ] = None,
+    form: Annotated[
+        str, typer.Option(help="joint: exact to first order; entry: the paper's, key by key.")
+    ] = "joint",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    max_samples: Annotated[
+        int | None, typer.Option(help="At most this many of each objective and length.")
+    ] = None,
+) -> None:
+    """Measure what each KV head's span is worth: first-order influence on the answers' loss."""
+    from moa_tools.profile.influence import Form
+    from moa_tools.profile.options import ProfileOptions
+    from moa_tools.profile.run import profile as run
+    from moa_tools.progress import Steps
+
+    options = ProfileOptions(tuple(lengths or ()), cast("Form", form), device, dtype, max_samples)
+    report = run(model, calibration, output, options, Steps("samples"))
+    for length, seconds in report.seconds.items():
+        peak = report.peak_bytes.get(length)
+        memory = f", peak {peak / 2**30:.2f} GiB" if peak is not None else ""
+        typer.echo(f"length {length}: {seconds:.2f} s a sample{memory}", err=True)
+    for curve in report.curves.curves:
+        typer.echo(f"{output}: {curve.title}, {len(curve.spans)} spans")
