@@ -46,6 +46,7 @@ from moa_rt.errors import (
 )
 from moa_rt.session import Session
 from moa_rt.stream import Stream
+from moa_rt.trace import Trace
 
 __all__ = [
     "MAX_TOKENS",
@@ -78,6 +79,7 @@ __all__ = [
     "TokenEvent",
     "TokenLogprob",
     "Tokenizer",
+    "Trace",
     "UnsupportedError",
     "__version__",
     "filled_slots",

@@ -441,3 +441,19 @@ class Engine(metaclass=_Type):
 
 def predict_memory(model_dir: _Path, options: EngineOptions) -> MemoryPrediction: ...
 def verify_model(model_dir: _Path) -> None: ...
+
+# --- bind_trace.cc
+
+def trace(
+    engine: Engine,
+    token_ids: _Ids,
+    layer_begin: SupportsIndex,
+    layer_end: SupportsIndex,
+    logit_positions: Sequence[int],
+    decode_from: SupportsIndex | None,
+    budget: SupportsIndex | None,
+) -> tuple[
+    np.ndarray[tuple[int, int, int, int], np.dtype[np.float32]],
+    np.ndarray[tuple[int, int, int, int], np.dtype[np.float32]],
+    np.ndarray[tuple[int, int], np.dtype[np.float32]],
+]: ...

@@ -27,6 +27,7 @@ from moa_rt.errors import ArgumentError, StateError
 from moa_rt.prompts import Chat, Prompt, TokenIds, is_batch, to_token_ids
 from moa_rt.session import Session
 from moa_rt.stream import EventRouter, Stream
+from moa_rt.trace import Trace, make_trace
 
 PathLike: TypeAlias = Union[str, "os.PathLike[str]"]
 Options: TypeAlias = RequestOptions | Mapping[str, Any]
@@ -238,6 +239,31 @@ class Engine:
     ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
         """Logits of every position, float32 (T, vocab_size). For checking, not for speed."""
         return self._core.logits(token_ids, budget)
+
+    def trace(
+        self,
+        token_ids: TokenIds,
+        *,
+        layers: tuple[int, int] | None = None,
+        logit_positions: Sequence[int] = (),
+        decode_from: int | None = None,
+        budget: int | None = None,
+    ) -> Trace:
+        """What the layers computed in one pass, through the same kernels and caches as ever.
+
+        Args:
+            token_ids: the text.
+            layers: [begin, end) of the layers to keep, None for all.
+            logit_positions: ascending positions whose logits to keep.
+            decode_from: positions from here on run one at a time, as an answer does; all before
+                them run in chunks, as a prompt does. None: everything in chunks.
+            budget: the N that fixes the spans, None for the number of tokens.
+        """
+        begin, end = layers if layers is not None else (0, self.config.num_hidden_layers)
+        parts = _core.trace(
+            self._core, token_ids, begin, end, list(logit_positions), decode_from, budget
+        )
+        return make_trace(begin, *parts, self.config.num_key_value_heads)
 
     # --- what it is
 

@@ -20,6 +20,7 @@
 #include "moa_rt/model_config.h"
 #include "moa_rt/plan.h"
 #include "moa_rt/tokenizer.h"
+#include "moa_rt/trace.h"
 #include "moa_rt/types.h"
 
 namespace moa_rt {
@@ -193,6 +194,9 @@ class Engine {
   std::vector<float> score(const std::vector<std::int32_t>& token_ids, std::int64_t budget = 0);
   // Logits of every position, float32 (T, vocab_size), row-major. For checking, not for speed.
   std::vector<float> logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget = 0);
+  // What the kept layers computed in one pass over a text, through the same kernels and caches as
+  // everything else. For finding faults, not for speed.
+  Trace trace(const std::vector<std::int32_t>& token_ids, const TraceOptions& options);
 
   // Asked between the layers of a step; returning true abandons the step: its requests are
   // cancelled, their caches wiped, their sessions closed, and the call throws StateError. For

@@ -15,5 +15,6 @@ void bind_tokenizer(pybind11::module_& module);
 void bind_options(pybind11::module_& module);
 void bind_results(pybind11::module_& module);
 void bind_engine(pybind11::module_& module);
+void bind_trace(pybind11::module_& module);
 
 }  // namespace moa_rt::bindings

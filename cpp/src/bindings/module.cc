@@ -14,4 +14,5 @@ PYBIND11_MODULE(_core, module) {
   moa_rt::bindings::bind_options(module);
   moa_rt::bindings::bind_results(module);
   moa_rt::bindings::bind_engine(module);
+  moa_rt::bindings::bind_trace(module);
 }

@@ -47,6 +47,7 @@ void Decoder::attention_block(const LayerWeights& layer, std::int64_t index,
                     .norm_eps = config_.rms_norm_eps},
                    qkv);
   ops::attention(backend_, {.shape = shape, .layer = index, .slices = step.slices}, qkv, attention);
+  if (step.observer != nullptr) (*step.observer)(index, qkv, attention);
   ops::matmul(backend_, attention, layer.output, nullptr, /*accumulate=*/true, hidden);
 }
 

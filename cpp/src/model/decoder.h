@@ -12,10 +12,16 @@
 
 namespace moa_rt {
 
+// Called after the attention of each layer, for checking: qkv (M, qkv_size) with q and k after
+// RoPE, attention (M, query_size), both on the device and valid during the call.
+using LayerObserver =
+    std::function<void(std::int64_t layer, const Tensor& qkv, const Tensor& attention)>;
+
 // The work of one step: `slices` cut the rows `tokens` into sequences.
 struct DecoderStep {
   std::span<const std::int32_t> tokens;   // (M)
   std::span<const SequenceSlice> slices;  // in order of row, covering all of them
+  const LayerObserver* observer = nullptr;
 };
 
 class Decoder {

@@ -83,6 +83,9 @@ std::vector<float> Engine::logits(const std::vector<std::int32_t>& token_ids, st
   return out;
 }
 
+Trace Engine::trace(const std::vector<std::int32_t>& token_ids, const TraceOptions& options) {
+  return impl_->trace(token_ids, options);
+}
 void Engine::set_interrupt(std::function<bool()> interrupted) {
   impl_->set_interrupt(std::move(interrupted));
 }

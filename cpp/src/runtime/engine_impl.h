@@ -49,6 +49,8 @@ class Engine::Impl {
   void for_each_logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget,
                        const LogitsSink& row);
 
+  Trace trace(const std::vector<std::int32_t>& token_ids, const TraceOptions& options);
+
   void set_interrupt(std::function<bool()> interrupted);
   void close();
   bool closed() const { return closed_.load(); }
@@ -99,6 +101,11 @@ class Engine::Impl {
   void admit();
   void drop_cancelled();
   void expire_deadlines();
+
+  // --- score.cc
+  // An empty cache for a text that is given whole; budget 0: its own length. Throws ArgumentError,
+  // ResourceError or BusyError.
+  KVCache make_text_cache(const std::vector<std::int32_t>& token_ids, std::int64_t budget);
 
   // --- step.cc
   [[noreturn]] static void throw_stalled();

@@ -9,9 +9,8 @@
 
 namespace moa_rt {
 
-void Engine::Impl::for_each_logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget,
-                                   const LogitsSink& row) {
-  const auto lock = enter();
+KVCache Engine::Impl::make_text_cache(const std::vector<std::int32_t>& token_ids,
+                                      std::int64_t budget) {
   check_tokens(token_ids, "token_ids");
   const auto size = static_cast<std::int64_t>(token_ids.size());
   if (budget == 0) budget = size;
@@ -28,8 +27,14 @@ void Engine::Impl::for_each_logits(const std::vector<std::int32_t>& token_ids, s
                     std::to_string(cache_bytes(budget)) + " bytes, free " +
                     std::to_string(options_.kv_cache_bytes - live_kv_bytes()));
   }
+  return make_cache(budget);
+}
 
-  KVCache cache = make_cache(budget);
+void Engine::Impl::for_each_logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget,
+                                   const LogitsSink& row) {
+  const auto lock = enter();
+  KVCache cache = make_text_cache(token_ids, budget);
+  const auto size = static_cast<std::int64_t>(token_ids.size());
   const std::span<const std::int32_t> tokens(token_ids);
   const auto vocab = static_cast<std::size_t>(config_.vocab_size);
   const std::int64_t logit_rows = activations_.logits.dim(0);
