@@ -20,6 +20,7 @@ from typing import Annotated
 import moa_rt
 import typer
 
+from moa_tools.calibrate import commands as calibrate_commands
 from moa_tools.plan import commands as plan_commands
 from moa_tools.profile import commands as profile_commands
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(plan_commands.app, name="plan")
+app.command("calibrate")(calibrate_commands.calibrate)
 app.command("profile")(profile_commands.profile)
 
 

@@ -1,0 +1,111 @@
+"""The text of one split that exercises are made of: prose, code and whole documents."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moa_rt import ArgumentError
+
+from moa_tools.calibrate.samples import Split
+from moa_tools.text.corpus import (
+    Document,
+    Part,
+    builtin_documents,
+    split_user,
+)
+from moa_tools.text.fit import paragraphs, sentences
+
+PART_OF_SPLIT: dict[Split, Part] = {
+    "profile": "calibration",
+    "validate": "validation",
+    "heldout": "heldout",
+}
+
+# More characters than any tokenizer has in a token of running text, on average.
+CHARACTERS_PER_TOKEN = 8
+_MAX_BLOCK = 2000  # characters of code without a place for a constant
+_QUOTABLE = re.compile(r"[A-Z][a-zA-Z ,'()-]{70,220}[.]\s?")
+
+
+@dataclass(frozen=True)
+class Material:
+    """Documents of one split: prose (the user's, if there is any) and code."""
+
+    split: Split
+    prose: tuple[Document, ...]
+    code: tuple[Document, ...]
+
+    def filler(self, rng: random.Random, length: int, kind: str) -> tuple[list[str], str]:
+        """Units of running text for `length` tokens, and the names of their documents.
+
+        `kind`: "sentences" or "paragraphs" of prose, or "code" in top-level blocks. It starts
+        within a document and goes on with others.
+        """
+        documents = list(self.code if kind == "code" else self.prose)
+        rng.shuffle(documents)
+        cut = {"sentences": sentences, "paragraphs": paragraphs, "code": code_blocks}[kind]
+        units: list[str] = []
+        names: list[str] = []
+        missing = CHARACTERS_PER_TOKEN * length
+        for number, document in enumerate(documents):
+            found = cut(document.text)
+            if number == 0:
+                found = found[rng.randrange(0, 1 + len(found) // 2) :]
+            if found:
+                units += [*found, "\n\n"] if kind != "code" else found
+                names.append(document.name)
+                missing -= sum(map(len, found))
+            if missing <= 0:
+                break
+        return units, _listed(names)
+
+    def quotable(self, rng: random.Random, count: int) -> list[str]:
+        """Sentences that begin in different ways; of plain words, 70 to 220 characters, if any are.
+
+        Else runs of 20 words. Raises ArgumentError if there is no text of that many words.
+        """
+        found: dict[str, str] = {}
+        documents = list(self.prose)
+        rng.shuffle(documents)
+        for document in documents:
+            plain = [s.strip() for s in sentences(document.text) if _QUOTABLE.fullmatch(s)]
+            for sentence in rng.sample(plain, min(2, len(plain))):
+                found.setdefault(" ".join(sentence.split()[:4]), sentence)
+            if len(found) >= count:
+                break
+        for document in documents if not found else ():
+            words = document.text.split()
+            if len(words) >= 20:
+                begin = rng.randrange(0, len(words) - 19)
+                found.setdefault(" ".join(words[begin : begin + 4]), " ".join(words[begin:][:20]))
+        if not found:
+            raise ArgumentError(f"source: got no 20 words to quote for {self.split}, want some")
+        return list(found.values())[:count]
+
+
+def _listed(names: Sequence[str]) -> str:
+    text = ", ".join(names[:4])
+    return (text + ", ..." if len(names) > 4 else text)[:190]
+
+
+def code_blocks(source: str) -> list[str]:
+    """A module's top-level statements, each with the blank lines behind it; huge ones left out."""
+    blocks = re.split(
+        r"\n(?=(?:def|class|async def|@|[A-Za-z_]+ *=|if|for|try|import|from)\b)", source
+    )
+    return [block.rstrip() + "\n\n\n" for block in blocks if 0 < len(block) <= _MAX_BLOCK]
+
+
+def material_of(split: Split, user: Sequence[Document] | None) -> Material:
+    """The material of a split; `user` documents take the place of Python's own prose.
+
+    Raises ArgumentError if nothing of the user's text falls to this split.
+    """
+    part = PART_OF_SPLIT[split]
+    prose = builtin_documents("prose", part) if user is None else split_user(user, part)
+    if not prose:
+        raise ArgumentError(f"source: got no text for the split {split!r}, want some for each")
+    return Material(split, tuple(prose), tuple(builtin_documents("code", part)))
