@@ -1,22 +1,61 @@
 #include "cuda/runtime/device_allocator.h"
 
+#include <string>
+
+#include "core/message.h"
 #include "cuda/runtime/handles.h"
+#include "moa_rt/error.h"
 
 namespace moa_rt::cuda {
+namespace {
 
-void* DeviceAllocator::do_allocate(std::int64_t bytes) {
-  const DeviceGuard guard(device_);
+// Vector loads and bulk copies want 16 and 128; whole lines of L2 are good for every reader.
+constexpr std::int64_t kBlockAlignment = 256;
+
+void* take(int device, std::int64_t bytes) {
+  const DeviceGuard guard(device);
   void* data = nullptr;
   const cudaError_t status = cudaMalloc(&data, static_cast<std::size_t>(bytes));
-  if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    return nullptr;
-  }
-  check(status, "device memory");
-  return data;
+  if (status == cudaSuccess) return data;
+  if (status != cudaErrorMemoryAllocation) check(status, "device memory");
+  cudaGetLastError();
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "free memory");
+  throw ResourceError(
+      describe({.item = device_name({DeviceType::kCuda, device}),
+                .field = "memory",
+                .got = std::to_string(free) + " bytes free of " + std::to_string(total),
+                .want = std::to_string(bytes) + " in one block"}));
 }
 
+}  // namespace
+
 // A lost device cannot give memory back; there is nobody to tell in a destructor.
-void DeviceAllocator::do_release(void* data, std::int64_t) noexcept { cudaFree(data); }
+DeviceAllocator::~DeviceAllocator() { cudaFree(memory_); }
+
+void DeviceAllocator::set_aside(std::int64_t bytes, std::int64_t blocks) {
+  if (arena_) throw InternalError("device memory set aside twice");
+  const std::int64_t capacity = bytes + blocks * kBlockAlignment;
+  memory_ = static_cast<std::byte*>(take(device_, capacity));
+  arena_.emplace(capacity, kBlockAlignment);
+}
+
+void* DeviceAllocator::do_allocate(std::int64_t bytes) {
+  if (arena_) {
+    const std::scoped_lock lock(mutex_);
+    if (const auto offset = arena_->allocate(bytes)) return memory_ + *offset;
+  }
+  return take(device_, bytes);
+}
+
+void DeviceAllocator::do_release(void* data, std::int64_t) noexcept {
+  auto* const block = static_cast<std::byte*>(data);
+  if (arena_ && block >= memory_ && block < memory_ + arena_->capacity()) {
+    const std::scoped_lock lock(mutex_);
+    arena_->release(block - memory_);
+  } else {
+    cudaFree(data);
+  }
+}
 
 }  // namespace moa_rt::cuda
