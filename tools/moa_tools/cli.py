@@ -20,9 +20,12 @@ from typing import Annotated
 import moa_rt
 import typer
 
+from moa_tools.bench import commands as bench_commands
 from moa_tools.calibrate import commands as calibrate_commands
+from moa_tools.evaluate import commands as evaluate_commands
 from moa_tools.plan import commands as plan_commands
 from moa_tools.profile import commands as profile_commands
+from moa_tools.verify import commands as verify_commands
 
 app = typer.Typer(
     help="Offline tools of moa_rt: convert checkpoints, import and inspect plans.",
@@ -31,8 +34,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(plan_commands.app, name="plan")
+app.add_typer(bench_commands.app, name="bench")
+app.command("eval")(evaluate_commands.eval_)
 app.command("calibrate")(calibrate_commands.calibrate)
 app.command("profile")(profile_commands.profile)
+app.command("verify")(verify_commands.verify)
 
 
 class Terminated(BaseException):

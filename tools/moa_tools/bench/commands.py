@@ -1,0 +1,117 @@
+"""`moa-tools bench ...`: argument handling only."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from moa_rt import ArgumentError
+
+app = typer.Typer(help="Speed and memory beside the peers at hand.", no_args_is_help=True)
+
+_Output = Annotated[Path, typer.Option("-o", "--output", help="Run file (JSON) to write.")]
+_Only = Annotated[list[str] | None, typer.Option("--only", help="Section to run; may be repeated.")]
+_Commit = Annotated[
+    str | None, typer.Option(help="Commit to record where the tools are no checkout.")
+]
+
+
+def _command() -> str:
+    return shlex.join(["moa-tools", *sys.argv[1:]])
+
+
+def _report(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _pairs(values: list[str] | None) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for value in values or []:
+        name, equals, path = value.partition("=")
+        if not equals or not path:
+            raise ArgumentError(f"--plans: got {value!r}, want SHAPE=FILE")
+        pairs.append((name, path))
+    return tuple(pairs)
+
+
+@app.command()
+def gpu(
+    output: _Output,
+    bench_dir: Annotated[
+        Path | None, typer.Option(help="Build directory with the C++ benchmarks, for kernels.")
+    ] = None,
+    plans: Annotated[
+        list[str] | None, typer.Option(help="Published plan as SHAPE=FILE; may be repeated.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Shape of random weights; may be repeated.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="3k+1k, 6k+2k or 12k+4k; may be repeated.")
+    ] = None,
+    engine_plan: Annotated[
+        list[str] | None, typer.Option(help="Plan to run end to end; may be repeated.")
+    ] = None,
+    only: _Only = None,
+    steps: Annotated[int, typer.Option(help="Decode steps; the first 16 are dropped.")] = 128,
+    seconds: Annotated[float, typer.Option(help="Time for the whole run.")] = float("inf"),
+    work_dir: Annotated[
+        Path | None, typer.Option(help="Where random weights go for the time of the run.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cuda or cuda:<index>; cpu is a dry run.")] = "cuda",
+    quick: Annotated[bool, typer.Option(help="About a minute: fewer cases.")] = False,
+    commit: _Commit = None,
+) -> None:
+    """Ceilings, our kernels and engine, and the peers, in one run on one GPU."""
+    from moa_tools.bench import gpu as runner
+    from moa_tools.bench.options import PLANS, GpuOptions
+    from moa_tools.bench.table import render
+
+    default = GpuOptions()
+    options = GpuOptions(
+        device=device,
+        models=tuple(model or default.models),
+        settings=tuple(setting or default.settings[: 1 if quick else None]),
+        engine_plans=tuple(engine_plan or PLANS),
+        plans=_pairs(plans),
+        bench_dir=str(bench_dir.absolute()) if bench_dir else "",
+        work_dir=str(work_dir.absolute()) if work_dir else tempfile.gettempdir(),
+        steps=min(steps, 48) if quick else steps,
+        quick=quick,
+    )
+    options.published()  # a bad file is told before anything runs
+    sections = runner.choose(options, only or ())
+    runner.check_device(device)
+    run = runner.run_all(
+        options, sections, output, _report, command=_command(), commit=commit, seconds=seconds
+    )
+    typer.echo(render(run))
+
+
+@app.command()
+def table(
+    run: Annotated[Path, typer.Argument(help="Run file of bench gpu or bench cpu.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Markdown file, instead of the screen.")
+    ] = None,
+    png: Annotated[Path | None, typer.Option(help="Also draw this plot.")] = None,
+) -> None:
+    """Make the Markdown tables, and a plot, of a run."""
+    from moa_tools.bench.record import load
+    from moa_tools.bench.table import render
+    from moa_tools.files import write_atomic
+
+    loaded = load(run)
+    text = render(loaded)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_atomic(output, text.encode("utf-8"))
+    if png is not None:
+        from moa_tools.bench.plot import draw
+
+        draw(loaded, png)

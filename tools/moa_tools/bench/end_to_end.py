@@ -1,0 +1,187 @@
+"""The whole engine on random weights of a published shape: batch 1, full memory, every plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from moa_rt import AttentionPlan, Engine, ModelConfig, ResourceError, predict_memory
+
+from moa_tools.bench import decode_run, environment
+from moa_tools.bench.decode_run import Setting
+from moa_tools.bench.record import Missing, Row
+
+SECTION = "end to end"
+# The paper's settings: prompt + answer. Measured where 7/8 of the budget is filled. "tiny" is for
+# dry runs.
+SETTINGS = {"3k+1k": 4096, "6k+2k": 8192, "12k+4k": 16384, "tiny": 256}
+_RETRIES = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """A plan at a budget; `batch` 0 is the largest that memory takes."""
+
+    plan: str
+    setting: str
+    budget: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What all jobs of a model share. `read_bytes_a_second` 0: the roofline is left out."""
+
+    model: str
+    directory: Path
+    device: str
+    steps: int
+    read_bytes_a_second: float
+    prefill_chunk: int = 2048
+    dtype: str = "auto"
+    num_threads: int | None = None
+
+
+def make_plans(
+    config: ModelConfig, published: dict[str, AttentionPlan], budget: int
+) -> dict[str, AttentionPlan]:
+    """Dense, uniform 50 % and 25 %, mixed, and the published ones of this shape.
+
+    Beside each published plan stands the uniform plan of equal bytes at `budget`.
+    """
+    plans = {
+        "dense": AttentionPlan.dense(config),
+        "uniform 50%": AttentionPlan.uniform(config, 0.5),
+        "uniform 25%": AttentionPlan.uniform(config, 0.25),
+        "mixed 50%": mixed_plan(config),
+    }
+    for name, plan in published.items():
+        if (plan.num_layers, plan.num_kv_heads) == (
+            config.num_hidden_layers,
+            config.num_key_value_heads,
+        ):
+            plans[name] = plan
+            plans[f"uniform as {name}"] = AttentionPlan.uniform(config, plan.density(budget))
+    return plans
+
+
+def mixed_plan(config: ModelConfig) -> AttentionPlan:
+    """Narrow and wide heads with a mean of half, by the same pattern as the kernel benchmark."""
+    from moa_tools.bench.attention_cases import MIXED_EIGHTHS
+
+    eighths = MIXED_EIGHTHS[0.5]
+    row = [(0, eighths[h % 8] / 8) for h in range(config.num_key_value_heads)]
+    return AttentionPlan.from_rules([row] * config.num_hidden_layers)
+
+
+def make_jobs(
+    settings: dict[str, int], plans: tuple[str, ...], ladder_batch: int, quick: bool
+) -> list[Job]:
+    """Batch 1 and full memory, dense; the other plans at full memory; then the ladder's steps.
+
+    `ladder_batch` is the batch of the first peer (0: none ran): the same batch shows kernels and
+    graph alone, half the bytes at that batch shows the plan alone.
+    """
+    first, *others = settings
+    jobs = [Job("dense", first, settings[first], batch) for batch in (1, 0)]
+    if quick:
+        return jobs
+    jobs += [Job(plan, first, settings[first], 0) for plan in plans if plan != "dense"]
+    if ladder_batch:
+        ladder = [plan for plan in plans if plan in ("dense", "uniform 50%")]
+        jobs += [Job(plan, first, settings[first], ladder_batch) for plan in ladder]
+    return jobs + [Job(plan, name, settings[name], 0) for name in others for plan in plans]
+
+
+def _open(around: Surroundings, plan: AttentionPlan, budget: int, batch: int) -> Engine:
+    return Engine(
+        around.directory,
+        plan,
+        around.device,
+        around.dtype,
+        max_batch=batch,
+        max_seq_len=budget,
+        num_threads=around.num_threads,
+        prefill_chunk=min(around.prefill_chunk, budget),
+        force_plan=True,
+    )
+
+
+def full_batch(around: Surroundings, plan: AttentionPlan, budget: int, free_bytes: int) -> int:
+    """The largest batch by prediction; scratch grows with the batch, so it is asked for twice."""
+    batch = 1
+    for _ in range(3):
+        need = predict_memory(
+            around.directory,
+            plan,
+            device=around.device,
+            dtype=around.dtype,
+            max_batch=batch,
+            max_seq_len=budget,
+            prefill_chunk=min(around.prefill_chunk, budget),
+            force_plan=True,
+        )
+        batch = max(1, (free_bytes - need.total(0)) // need.kv_per_sequence)
+    return int(min(batch, 4096))
+
+
+def _row(around: Surroundings, job: Job, plan: AttentionPlan, engine: Engine, batch: int) -> Row:
+    # A sixteenth at the least is room for the answers: the steps, and those of early sequences
+    # while the others' prompts are read.
+    prompt = job.budget * 7 // 8
+    setting = Setting(batch, prompt, job.budget - prompt, around.steps)
+    decode = decode_run.run(engine, setting)
+    figures = decode_run.figures(engine, decode, around.read_bytes_a_second)
+    if around.device.startswith("cuda"):
+        used = environment.gpu_memory_used()
+        figures["device_used_GiB"] = used / 2**30
+        memory = engine.memory
+        rest = used - memory.weights - memory.kv_cache_peak
+        figures["beyond_weights_and_cache_GiB"] = rest / 2**30
+    case: dict[str, str | int | float] = {
+        "model": around.model,
+        "setting": job.setting,
+        "plan": job.plan,
+        "density": round(plan.density(job.budget), 4),
+        "batch": batch,
+        "full": int(job.batch == 0),
+    }
+    return Row(SECTION, "moa_rt", case, figures, decode.rounds.seconds)
+
+
+def measure_job(
+    around: Surroundings, job: Job, plan: AttentionPlan, free_bytes: int
+) -> Iterator[Row | Missing]:
+    """One row, or the reason why not. A batch that turns out not to fit is made smaller."""
+    batch = job.batch
+    try:
+        batch = batch or full_batch(around, plan, job.budget, free_bytes)
+        for attempt in range(_RETRIES):
+            try:
+                with _open(around, plan, job.budget, batch) as engine:
+                    yield _row(around, job, plan, engine, batch)
+                return
+            except ResourceError:
+                if job.batch or attempt + 1 == _RETRIES or batch == 1:
+                    raise
+                batch = max(1, batch * 95 // 100 if batch > 20 else batch - 1)
+    except Exception as error:  # one job's failure leaves the others
+        what = f"moa_rt {around.model} {job.setting} {job.plan} batch {batch or 'full'}"
+        yield Missing(what, f"{type(error).__name__}: {error}"[:300])
+
+
+def measure(
+    around: Surroundings,
+    jobs: list[Job],
+    published: dict[str, AttentionPlan],
+    free_bytes: int,
+) -> Iterator[Row | Missing]:
+    """Every job in turn. `free_bytes` is what the device has for weights, caches and scratch."""
+    config = ModelConfig.load(str(around.directory))
+    for job in jobs:
+        plans = make_plans(config, published, job.budget)
+        if job.plan not in plans:
+            yield Missing(f"moa_rt {around.model} {job.plan}", "no plan of this shape was given")
+            continue
+        yield from measure_job(around, job, plans[job.plan], free_bytes)

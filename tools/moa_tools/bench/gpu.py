@@ -1,0 +1,182 @@
+"""A GPU run: sections one after the other, each with its time limit, into one run file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from moa_rt import ArgumentError, DeviceError, FormatError
+
+from moa_tools import strict_json
+from moa_tools.bench import ceilings, environment, section
+from moa_tools.bench.huggingface import DYNAMIC
+from moa_tools.bench.options import GpuOptions
+from moa_tools.bench.record import Missing, Row, Run, parse_row
+
+# Seconds after which a section is stopped; what it has measured until then counts.
+LIMITS = {
+    "ceilings": 60,
+    "kernels": 90,
+    "kernels-again": 90,
+    "attention": 300,
+    "decoder": 120,
+    "engine": 900,
+    "transformers-dynamic": 300,
+    "transformers-static": 600,
+}
+_QUICK = ("ceilings", "kernels", "attention", "engine")
+_LEAST_SECONDS = 5.0
+
+
+def check_device(device: str) -> None:
+    """Raises DeviceError if a GPU is asked for and none is there."""
+    if device.startswith("cuda") and not environment.gpu():
+        raise DeviceError(
+            "bench gpu: no GPU: nvidia-smi finds none; `moa-tools bench cpu` measures processors"
+        )
+
+
+def choose(options: GpuOptions, only: Sequence[str]) -> list[str]:
+    """The sections to run, in order. Raises ArgumentError for an unknown name."""
+    every = section.names(options.models)
+    unknown = sorted(set(only) - set(every))
+    if unknown:
+        raise ArgumentError(f"bench: got {', '.join(unknown)}, want some of {', '.join(every)}")
+    if only:
+        return [name for name in every if name in only]
+    if options.quick:
+        first = options.models[0]
+        return [n for n in every if n in _QUICK or n == f"engine-{first}"]
+    return every
+
+
+def limit_of(name: str) -> float:
+    """Seconds that a section may take."""
+    kind = max((k for k in LIMITS if name.startswith(k)), key=len)
+    return float(LIMITS[kind])
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Ends the section and whatever it started: they are one process group."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _parse_line(line: str, name: str) -> Row | Missing:
+    value = strict_json.parse(line, name)
+    if isinstance(value, dict) and set(value) == {"row"}:
+        return parse_row(value["row"], name)
+    if isinstance(value, dict) and set(value) == {"missing"}:
+        return Missing(**value["missing"])
+    raise FormatError(f"{name}: got {line[:80]!r}, want a row")
+
+
+def run_section(
+    name: str, options: GpuOptions, context: dict[str, Any], limit: float
+) -> Iterator[Row | Missing]:
+    """Rows of a section as they come, from a process that is stopped after `limit` seconds."""
+    request = {"section": name, "options": options.to_json(), "context": context}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moa_tools.bench.section"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        _stop(process)
+
+    timer = threading.Timer(limit, stop)
+    timer.start()
+    try:
+        process.stdin.write(json.dumps(request))
+        process.stdin.close()
+        for line in process.stdout:
+            yield _parse_line(line, name)
+        status = process.wait()
+        if late.is_set():
+            yield Missing(name, f"stopped after {limit:.0f} s; what it had measured is kept")
+        elif status != 0:
+            yield Missing(name, f"its process ended with status {status}")
+    finally:
+        timer.cancel()
+        _stop(process)
+        process.wait()
+        process.stdout.close()
+
+
+def _context(run: Run) -> dict[str, Any]:
+    """What later sections need of earlier ones."""
+    batches = [row.case["batch"] for row in run.select("end to end", DYNAMIC)]
+    return {
+        "read_bytes_a_second": run.ceilings.get("read_TB_s", 0.0) * 1e12,
+        "ladder_batch": int(batches[0]) if batches else 0,
+    }
+
+
+def run_all(
+    options: GpuOptions,
+    sections: Sequence[str],
+    output: Path,
+    report: Callable[[str], None],
+    *,
+    command: str,
+    commit: str | None = None,
+    seconds: float = float("inf"),
+) -> Run:
+    """Runs the sections, saving the run file after each. Sections beyond `seconds` are left out."""
+    check_device(options.device)
+    run = Run("gpu", environment.now(), command, environment.describe("gpu", commit))
+    end = time.monotonic() + seconds
+    parent = options.work_dir or None
+    with tempfile.TemporaryDirectory(prefix="moa-bench-", dir=parent) as work:
+        inner = replace(options, work_dir=work)
+        for name in sections:
+            left = end - time.monotonic()
+            if left < _LEAST_SECONDS:
+                run.missing.append(Missing(name, "no time was left for it"))
+                continue
+            report(f"{name} ...")
+            limit = min(limit_of(name), left)
+            for result in run_section(name, inner, _context(run), limit):
+                _keep(run, result)
+                report(describe(result))
+            for rest in Path(work).iterdir():  # of a section that was stopped
+                shutil.rmtree(rest, ignore_errors=True)
+            run.save(output)
+    return run
+
+
+def _keep(run: Run, result: Row | Missing) -> None:
+    if isinstance(result, Missing):
+        run.missing.append(result)
+    else:
+        run.rows.append(result)
+        run.ceilings = ceilings.best(run.rows)
+
+
+def describe(result: Row | Missing) -> str:
+    """One line for people."""
+    if isinstance(result, Missing):
+        return f"  missing: {result.what}: {result.reason}"
+    case = ", ".join(f"{k} {v}" for k, v in result.case.items())
+    figures = ", ".join(f"{k} {v:.4g}" for k, v in result.figures.items())
+    return f"  {result.system}: {case}: {figures}"

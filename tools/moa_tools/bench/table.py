@@ -1,0 +1,246 @@
+"""Markdown from a run file. A ratio is never printed without its base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from moa_tools.bench.attention import DECODE, PREFILL
+from moa_tools.bench.cpu_rows import SECTION as CPU
+from moa_tools.bench.goals import END, KERNELS, OURS, Finding, Goal, judge
+from moa_tools.bench.record import Row, Run
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table; numbers are the caller's to format."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Three significant digits, a dash for nothing."""
+    if value is None:
+        return "-"
+    if value == 0 or 1e-3 <= abs(value) < 10**digits:
+        text = f"{value:.{digits}g}"
+        return text if "e" not in text else f"{value:.0f}"
+    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.2e}"
+
+
+def _figure(row: Row, name: str) -> str:
+    return number(row.figures.get(name))
+
+
+def _head(run: Run) -> str:
+    env = run.environment
+    parts = [env.get("device", "unknown device")]
+    for name in ("driver", "torch", "transformers", "llama-cpp-python"):
+        if name in env:
+            parts.append(f"{name} {env[name]}")
+    if run.kind == "cpu":
+        parts.append(f"{env.get('threads', '?')} threads")
+        parts.append(f"load average {env.get('load_average', '?')}")
+    lines = [
+        f"{run.date[:10]}, commit {env.get('commit', 'unknown')}: {', '.join(parts)}.",
+        f"Made by `{run.command}`.",
+    ]
+    if run.ceilings:
+        units = {"TB_s": "TB/s", "TFLOP_s": "TFLOP/s", "GB_s": "GB/s"}
+        texts = []
+        for name, value in run.ceilings.items():
+            what, unit = name.split("_", 1)
+            texts.append(f"{what} {number(value)} {units.get(unit, unit)}")
+        lines.append(f"Ceilings of this run: {', '.join(texts)}.")
+    return "\n".join(lines)
+
+
+def _bound(goal: Goal, value: float) -> str:
+    return f"{'<=' if goal.less else '>='} {value:g}"
+
+
+def goals_table(run: Run) -> str:
+    """Each goal: the worst case measured, its base, the bounds and whether they are met."""
+    rows = []
+    for goal, findings in judge(run):
+        worst: Finding | None = goal.worst(findings) if findings else None
+        rows.append(
+            [
+                goal.name,
+                goal.what,
+                number(worst.value) if worst else "-",
+                worst.base if worst else "-",
+                _bound(goal, goal.floor),
+                _bound(goal, goal.target),
+                goal.state(findings),
+            ]
+        )
+    header = ["goal", "what", "worst", "base and case", "floor", "target", "state"]
+    return markdown(header, rows)
+
+
+def _dense_rate(run: Run, row: Row) -> float | None:
+    """Our own dense throughput at full memory in the same setting."""
+    key = {"model": row.case["model"], "setting": row.case["setting"]}
+    bases = run.select(END, OURS, plan="dense", full=1, **key)
+    return bases[0].figures["tok_s"] if bases else None
+
+
+def end_to_end_table(run: Run) -> str:
+    """Throughput, latency and memory of every system, each at its batch."""
+    rows = []
+    for row in run.select(END):
+        base = _dense_rate(run, row)
+        rate = row.figures["tok_s"]
+        rows.append(
+            [
+                row.case["model"],
+                row.case["setting"],
+                row.system,
+                row.case["plan"],
+                row.case["density"],
+                f"{row.case['batch']}{' (full)' if row.case.get('full') else ''}",
+                number(rate),
+                f"{rate / base:.2f}x of {number(base)}" if base else "-",
+                _figure(row, "ms_step"),
+                _figure(row, "TB_s"),
+                _figure(row, "share_of_roofline"),
+                _figure(row, "first_token_ms"),
+                _figure(row, "cache_GiB"),
+                _figure(row, "device_used_GiB"),
+            ]
+        )
+    header = [
+        "model", "setting", "system", "plan", "density", "batch", "tok/s",
+        "over own dense at full memory", "ms/step", "TB/s", "share of roofline",
+        "first token ms", "cache GiB", "device GiB",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+def attention_table(run: Run, section: str, rate: str, unit: str) -> str:
+    """The peers' attention kernels; ours are in the next table."""
+    rows = [
+        [
+            row.case["model"],
+            row.case["plan"],
+            row.case["batch"],
+            row.case["tokens"],
+            row.system,
+            _figure(row, "us"),
+            _figure(row, rate),
+            f"{row.figures['spread']:.1%}",
+        ]
+        for row in run.select(section)
+    ]
+    return markdown(["model", "plan", "batch", "tokens", "kernel", "us", unit, "spread"], rows)
+
+
+def kernels_table(run: Run) -> str:
+    """Our kernels, as the C++ benchmarks print them."""
+    rows = []
+    for row in run.select(KERNELS, turn=0):
+        hidden = ("bench", "turn", "goal", "model")
+        case = ", ".join(f"{k} {v}" for k, v in row.case.items() if k not in hidden)
+        figures = ", ".join(f"{k} {number(v)}" for k, v in row.figures.items())
+        rows.append([row.case.get("goal", "-"), row.case.get("model", "-"), case, figures])
+    return markdown(["goal", "model", "case", "figures"], rows)
+
+
+def ladder_table(run: Run) -> str:
+    """The ablation ladder: one switch each, in one setting, every rung over the one before."""
+    rungs = ladder(run)
+    rows = []
+    for i, (what, row) in enumerate(rungs):
+        rate = row.figures["tok_s"]
+        before = rungs[i - 1][1].figures["tok_s"] if i else None
+        rows.append(
+            [
+                what,
+                row.system,
+                row.case["plan"],
+                row.case["batch"],
+                number(rate),
+                f"{rate / before:.2f}x of {number(before)}" if before else "-",
+            ]
+        )
+    return markdown(["rung", "system", "plan", "batch", "tok/s", "over the rung before"], rows)
+
+
+def ladder(run: Run) -> list[tuple[str, Row]]:
+    """(switch, row) from the first peer's dynamic cache to our plan at its own batch."""
+    from moa_tools.bench.huggingface import DYNAMIC, STATIC
+
+    peers = run.select(END, DYNAMIC)
+    if not peers:
+        return []
+    first = peers[0]
+    key = {"model": first.case["model"], "setting": first.case["setting"]}
+    same = {**key, "batch": first.case["batch"]}
+    wanted = (
+        ("static cache, compiled", run.select(END, STATIC, **key)),
+        ("kernels and one graph a step", run.select(END, OURS, plan="dense", full=0, **same)),
+        ("fewer bytes", run.select(END, OURS, plan="uniform 50%", full=0, **same)),
+        ("larger batch", run.select(END, OURS, plan="uniform 50%", full=1, **key)),
+        ("fewer bytes still", run.select(END, OURS, plan="uniform 25%", full=1, **key)),
+    )
+    return [("dynamic cache", first)] + [(what, rows[0]) for what, rows in wanted if rows]
+
+
+def cpu_table(run: Run) -> str:
+    """Prefill and decode on processors; the base of a ratio is our dense median in its case."""
+    rows = []
+    for row in run.select(CPU):
+        key = {"model": row.case["model"], "tokens": row.case["tokens"]}
+        bases = run.select(CPU, OURS, plan="dense", **key)
+        ratio = "-"
+        if bases:
+            base = bases[0].figures["decode_tok_s"]
+            ratio = f"{row.figures['decode_tok_s'] / base:.2f}x of {number(base)}"
+        rows.append(
+            [
+                row.case["model"],
+                row.case["tokens"],
+                row.system,
+                row.case["plan"],
+                *(
+                    f"{_figure(row, f'{phase}_tok_s')} ({_figure(row, f'{phase}_best_tok_s')})"
+                    for phase in ("prefill", "decode")
+                ),
+                ratio,
+                _figure(row, "decode_GB_s"),
+                f"{row.figures['spread']:.1%}",
+            ]
+        )
+    header = [
+        "model", "tokens", "system", "plan", "prefill tok/s, median (best)",
+        "decode tok/s, median (best)", "decode over our dense", "decode GB/s", "spread",
+    ]  # fmt: skip
+    return markdown(header, rows)
+
+
+def render(run: Run) -> str:
+    """The whole page: where and when, goals, every table that has rows, what is missing."""
+    parts = [_head(run), "### Goals", goals_table(run)]
+    sections: list[tuple[str, bool, Callable[[], str]]] = [
+        ("End to end", bool(run.select(END)), lambda: end_to_end_table(run)),
+        ("One switch at a time", len(ladder(run)) > 1, lambda: ladder_table(run)),
+        (
+            "Decode attention of the peers, one layer",
+            bool(run.select(DECODE)),
+            lambda: attention_table(run, DECODE, "TB_s", "TB/s kept"),
+        ),
+        (
+            "Prefill attention of the peers, one layer",
+            bool(run.select(PREFILL)),
+            lambda: attention_table(run, PREFILL, "visible_TFLOP_s", "visible TFLOP/s"),
+        ),
+        ("Our kernels", bool(run.select(KERNELS, turn=0)), lambda: kernels_table(run)),
+        ("Processors", bool(run.select(CPU)), lambda: cpu_table(run)),
+    ]
+    for title, there, make in sections:
+        if there:
+            parts += [f"### {title}", make()]
+    if run.missing:
+        rows = [[m.what, m.reason.replace("|", "/")] for m in run.missing]
+        parts += ["### Missing", markdown(["what", "why"], rows)]
+    return "\n\n".join(parts) + "\n"
