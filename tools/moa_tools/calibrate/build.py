@@ -195,7 +195,7 @@ class _Maker:
         return bucket
 
     def _fill(self, bucket: _Bucket, engine: Engine) -> None:
-        """Rounds of as many prompts as are still wanted, until all are kept or none may be tried."""
+        """Rounds of as many prompts as are still wanted, until all are kept or tries run out."""
         number = 0
         while True:
             wanted: list[tuple[str, str, Draft]] = []
@@ -231,7 +231,7 @@ class _Maker:
 
     def _judge(self, bucket: _Bucket, name: str, task: str, draft: Draft, engine: Engine) -> None:
         tally = bucket.tally[task]
-        ids = draft.answer_ids or self._journal.get(name) or ()
+        ids = draft.answer_ids or tuple(self._journal.get(name) or ())
         right = not draft.truths or answers.holds_truth(
             engine.tokenizer.decode(ids, skip_special=True), draft.truths
         )
@@ -242,7 +242,5 @@ class _Maker:
             return
         tally.kept += 1
         bucket.samples[task].append(
-            Sample(
-                name, task, bucket.split, bucket.length, draft.prompt_ids, tuple(ids), draft.source
-            )
+            Sample(name, task, bucket.split, bucket.length, draft.prompt_ids, ids, draft.source)
         )

@@ -1,4 +1,4 @@
-"""Answers that an interrupted run has already: one JSON line for every batch that was finished."""
+"""What an interrupted run has found already: one JSON line for every batch that was finished."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def key_of(value: Mapping[str, Any]) -> str:
 
 
 class Journal:
-    """Token ids of answers by the id of their prompt, kept in a file while the run lasts.
+    """Lists of numbers (ids of an answer, losses of a sample) by name, on disk while a run lasts.
 
     The file begins with the run's key: one of another run is begun anew. A last line that was cut
     off is dropped. Raises StateError if another process has it open, IoError or ResourceError.
@@ -32,7 +32,7 @@ class Journal:
 
     def __init__(self, path: Path, key: str) -> None:
         self._path = path
-        self._answers: dict[str, tuple[int, ...]] = {}
+        self._found: dict[str, list[Any]] = {}
         with io_errors(path, "open"):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -57,7 +57,7 @@ class Journal:
                 entry = self._parse(line)
                 if not entry:
                     break
-                self._answers.update({name: tuple(ids) for name, ids in entry.items()})
+                self._found.update(entry)
                 good += len(line) + 1
         with io_errors(self._path, "write"):
             os.ftruncate(self._descriptor, good)
@@ -80,17 +80,17 @@ class Journal:
             os.fsync(self._descriptor)
 
     def __len__(self) -> int:
-        return len(self._answers)
+        return len(self._found)
 
-    def get(self, name: str) -> tuple[int, ...] | None:
-        """The answer to a prompt, None if it has not been given yet."""
-        return self._answers.get(name)
+    def get(self, name: str) -> list[Any] | None:
+        """What was found for a name, None if nothing was yet."""
+        return self._found.get(name)
 
-    def add(self, names: Sequence[str], answers: Sequence[Sequence[int]]) -> None:
-        """Keeps the answers of a batch; they are on disk when this returns."""
-        entry = {name: list(ids) for name, ids in zip(names, answers, strict=True)}
+    def add(self, names: Sequence[str], values: Sequence[Sequence[float]]) -> None:
+        """Keeps what a batch gave; it is on disk when this returns."""
+        entry = {name: list(value) for name, value in zip(names, values, strict=True)}
         self._append(entry)
-        self._answers.update({name: tuple(ids) for name, ids in entry.items()})
+        self._found.update(entry)
 
     def remove(self) -> None:
         """The run is over and what it made is written."""

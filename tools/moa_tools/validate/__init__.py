@@ -1,0 +1,1 @@
+"""What plans cost at a length that they were not made at, and which is best."""
