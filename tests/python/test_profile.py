@@ -23,9 +23,9 @@ from moa_rt import (
     NumericError,
     ResourceError,
 )
-from moa_tools.__main__ import main
 from moa_tools.calibrate.samples import Sample, save
-from moa_tools.profile import memory, run
+from moa_tools.cli import main
+from moa_tools.profile import layers, memory, run
 from moa_tools.profile.cost_curves import CostCurves
 from moa_tools.profile.options import ProfileOptions
 from moa_tools.profile.run import profile
@@ -190,7 +190,7 @@ def test_a_damaged_partial_file_is_refused(
 def test_E17_a_loss_of_nan_names_the_sample(
     tiny_dir: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = run.attention_gradients
+    real = layers.attention_gradients
 
     def broken(model: Any, prompt: Any, answer: Any) -> Any:
         return float("nan"), real(model, prompt, answer)[1]
@@ -204,11 +204,11 @@ def test_E17_a_loss_of_nan_names_the_sample(
 def test_E17_an_influence_of_nan_names_sample_and_layer(
     tiny_dir: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = run.attention_gradients
+    real = layers.attention_gradients
 
     def broken(model: Any, prompt: Any, answer: Any) -> Any:
-        loss, layers = real(model, prompt, answer)
-        return loss, ((i, replace(a, grad_output=a.grad_output * np.nan)) for i, a in layers)
+        loss, parts = real(model, prompt, answer)
+        return loss, ((i, replace(a, grad_output=a.grad_output * np.nan)) for i, a in parts)
 
     monkeypatch.setattr(run, "attention_gradients", broken)
     with pytest.raises(NumericError, match="sample 'needles-192-0': layer 1: influence"):
@@ -327,17 +327,17 @@ def test_the_predicted_peak_is_near_the_measured_one(tmp_path: Path) -> None:
     from moa_tools.convert import ConvertOptions, convert
     from support_models import make_tiny_model
 
-    shape = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8,
+    shape: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8,
              "num_key_value_heads": 4, "max_position_embeddings": 4096}  # fmt: skip
     hf = make_tiny_model(tmp_path / "hf", "llama", tokenizer=False, **shape)
     convert(str(hf), tmp_path / "model", ConvertOptions(), Silent())
     shutil.rmtree(hf)
     config = ModelConfig.load(str(tmp_path / "model"))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PEAK, str(tmp_path / "model"), "4096"],
+        [sys.executable, "-W", "ignore", "-c", PEAK, str(tmp_path / "model"), "2048"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    want = memory.predict_memory(config, 4096, 64, 4, "cpu")
+    want = memory.predict_memory(config, 2048, 64, 4, "cpu")
     assert int(done.stdout) == pytest.approx(want.total - want.weights, rel=0.25)
 
 

@@ -80,9 +80,14 @@ def free_bytes(device: str) -> int:
     raise ResourceError("/proc/meminfo: no MemAvailable")
 
 
-def longest_that_fits(config: ModelConfig, answer: int, item: int, device: str, free: int) -> int:
-    """The longest length, a multiple of 64, whose predicted peak is within `free`; 0: none."""
-    low, high = 0, config.max_position_embeddings // _STEP
+def longest_that_fits(
+    config: ModelConfig, answer: int, item: int, device: str, free: int, longest: int
+) -> int:
+    """The longest length, a multiple of 64, whose predicted peak is within `free`; 0: none.
+
+    At most `longest`.
+    """
+    low, high = 0, longest // _STEP
     while low < high:
         middle = (low + high + 1) // 2
         needed = predict_memory(config, middle * _STEP, answer, item, device).total

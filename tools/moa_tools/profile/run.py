@@ -23,7 +23,7 @@ from moa_tools.profile.partial import PartialCurves
 from moa_tools.profile.spans import profile_spans
 from moa_tools.progress import Reporter, Silent
 
-# After an allocation failed although the prediction was within reach: what to trust of it.
+# After an allocation failed although the prediction was within reach: what to trust of the length.
 _CAUTION = 0.8
 
 Curves = NDArray[np.float64]
@@ -182,7 +182,8 @@ def _predicted(config: ModelConfig, sample: Sample, options: ProfileOptions) -> 
 def _check_memory(config: ModelConfig, sample: Sample, options: ProfileOptions, free: int) -> None:
     needed = _predicted(config, sample, options)
     if needed > free:
-        raise _refusal(config, sample, options, free, f"needs {needed} bytes, free {free}")
+        what = f"needs {needed} bytes, free {free}"
+        raise _refusal(config, sample, options, free, what, sample.length)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -194,16 +195,24 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _out_of_memory(config: ModelConfig, sample: Sample, options: ProfileOptions) -> ResourceError:
-    within = int(_CAUTION * _predicted(config, sample, options))
-    return _refusal(config, sample, options, within, "out of memory")
+    """For an allocation that failed all the same: the prediction is trusted no longer than that."""
+    cautious = int(_CAUTION * sample.length)
+    return _refusal(
+        config, sample, options, memory.free_bytes(options.device), "out of memory", cautious
+    )
 
 
 def _refusal(
-    config: ModelConfig, sample: Sample, options: ProfileOptions, free: int, what: str
+    config: ModelConfig,
+    sample: Sample,
+    options: ProfileOptions,
+    free: int,
+    what: str,
+    longest: int,
 ) -> ResourceError:
     item = ITEM_BYTES[options.torch_dtype]
     answer = len(sample.answer_ids)
-    fits = memory.longest_that_fits(config, answer, item, options.device, free)
+    fits = memory.longest_that_fits(config, answer, item, options.device, free, longest)
     hint = f"length {fits} would fit" if fits > 0 else "no length would: the weights do not fit"
     return ResourceError(
         f"sample {sample.id!r}: length {sample.length} on {options.device}: {what}; {hint}"

@@ -1,0 +1,35 @@
+"""How far a run may lie from its definition: one table, by the type of matrices and caches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moa_rt import ArgumentError
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest errors allowed.
+
+    Attributes:
+        logits: absolute, against the float32 model under the plan's masks.
+        attention: of a head's output, in units of the largest value it can be a mean of, against
+            the mask applied to the runtime's own queries, keys and values. What float32 sums in
+            another order, or probabilities rounded to the type, can make of it.
+    """
+
+    logits: float
+    attention: float
+
+
+_TABLE = {
+    "float32": Tolerance(logits=1e-3, attention=2e-5),
+    "bfloat16": Tolerance(logits=1.0, attention=1e-2),
+}
+
+
+def tolerance(dtype: str) -> Tolerance:
+    """Raises ArgumentError for a type without an entry."""
+    if dtype not in _TABLE:
+        raise ArgumentError(f"dtype: got {dtype!r}, want one of {', '.join(_TABLE)}")
+    return _TABLE[dtype]
