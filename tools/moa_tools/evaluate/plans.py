@@ -1,0 +1,89 @@
+"""The plans under evaluation: files, uniform ones and dense, each with a label and a digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from moa_rt import ArgumentError, AttentionPlan, ModelConfig
+
+DENSE = "dense"
+_UNIFORM = "uniform:"
+
+
+@dataclass(frozen=True, eq=False)
+class EvalPlan:
+    """A plan with the name it has in tables and the SHA-256 of its JSON."""
+
+    label: str
+    kind: Literal["dense", "uniform", "file"]
+    plan: AttentionPlan
+    digest: str
+
+    def density(self, length: int) -> float:
+        """Kept KV bytes over dense ones at a token budget of `length`."""
+        return round(self.plan.density(length), 6)
+
+
+def _make(label: str, kind: Literal["dense", "uniform", "file"], plan: AttentionPlan) -> EvalPlan:
+    digest = hashlib.sha256(plan.to_json().encode("utf-8")).hexdigest()
+    return EvalPlan(label, kind, plan, digest)
+
+
+def dense(config: ModelConfig) -> EvalPlan:
+    """Every head keeps everything: the reference of every table."""
+    return _make(DENSE, "dense", AttentionPlan.dense(config))
+
+
+def uniform(config: ModelConfig, density: float) -> EvalPlan:
+    """Every head keeps the same share. Raises ArgumentError if `density` is not in (0, 1]."""
+    return _make(f"{_UNIFORM}{density:g}", "uniform", AttentionPlan.uniform(config, density))
+
+
+def _from_file(label: str, path: Path, config: ModelConfig, force: bool) -> EvalPlan:
+    plan = AttentionPlan.load(str(path))
+    plan.check_model(config, force)
+    return _make(label, "file", plan)
+
+
+def _uniform_density(text: str) -> float:
+    try:
+        return float(text.removeprefix(_UNIFORM))
+    except ValueError:
+        raise ArgumentError(f"--plans: got {text!r}, want uniform:DENSITY") from None
+
+
+def parse_plans(specs: Sequence[str], config: ModelConfig, force: bool = False) -> list[EvalPlan]:
+    """Plans of "dense", "uniform:DENSITY", "FILE" and "LABEL=FILE", dense first.
+
+    A file's label is its name without the suffix; the dense plan is there even if not asked for.
+
+    Raises:
+        IoError, FormatError, MismatchError: a file is missing, no plan, or another model's (unless
+            `force` and the shape agrees).
+        ArgumentError: a density out of bounds, or two plans with one label.
+    """
+    plans = [dense(config)]
+    for spec in specs:
+        if spec == DENSE:
+            continue
+        if spec.startswith(_UNIFORM):
+            plans.append(uniform(config, _uniform_density(spec)))
+            continue
+        label, separator, path = spec.partition("=")
+        if not separator:
+            label, path = Path(spec).stem, spec
+        plans.append(_from_file(label, Path(path), config, force))
+    _check_labels([plan.label for plan in plans])
+    return plans
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    for label in labels:
+        if not label or "/" in label or len(label) > 100 or not label.isprintable():
+            raise ArgumentError(f"--plans: got the label {label[:100]!r}, want 1 to 100 characters")
+        if labels.count(label) > 1:
+            raise ArgumentError(f"--plans: got {label!r} twice, want LABEL=FILE to tell them apart")
