@@ -93,6 +93,66 @@ def gpu(
 
 
 @app.command()
+def cpu(
+    model: Annotated[Path, typer.Argument(help="Model directory of `moa-tools convert`.")],
+    output: _Output,
+    tokens: Annotated[
+        list[int] | None, typer.Option(help="Prompt length; may be repeated: 512 and 4096.")
+    ] = None,
+    peer: Annotated[
+        list[str] | None, typer.Option(help="Peer to run; may be repeated. All by default.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of every contender; 0: all cores.")] = 0,
+    steps: Annotated[int, typer.Option(help="Tokens after the prompt.")] = 64,
+    repeats: Annotated[int, typer.Option(help="Repetitions of every contender.")] = 7,
+    quick: Annotated[bool, typer.Option(help="About a minute: 512 tokens, 3 repeats.")] = False,
+) -> None:
+    """Our engine beside transformers and llama.cpp on this machine's processors."""
+    from moa_tools.bench import cpu as runner
+    from moa_tools.bench.table import render
+
+    default = (512,) if quick else (512, 4096)
+    options = runner.CpuOptions(
+        model_dir=model,
+        tokens=tuple(tokens or default),
+        densities=(1.0, 0.5) if quick else (1.0, 0.5, 0.25),
+        steps=min(steps, 16) if quick else steps,
+        repeats=min(repeats, 3) if quick else repeats,
+        threads=threads,
+        peers=tuple(peer) if peer else None,
+    )
+    typer.echo(render(runner.run_all(options, output, _report, _command())))
+
+
+@app.command()
+def cost(
+    model: Annotated[Path, typer.Argument(help="Model directory of `moa-tools convert`.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Cost file (JSON) to write.")],
+    length: Annotated[
+        list[int] | None, typer.Option(help="Tokens of a sequence; may be repeated.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
+    batch: Annotated[int, typer.Option(help="Sequences at the same time.")] = 1,
+    steps: Annotated[int, typer.Option(help="Decode steps of each measurement.")] = 64,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores by default.")] = None,
+) -> None:
+    """Milliseconds of a decode step by kept tokens, for `moa-tools search`."""
+    from moa_tools.bench import cost as costs
+    from moa_tools.files import write_atomic
+
+    points = []
+    for point in costs.measure(model, length or [1024, 4096], device, batch, steps, threads):
+        _report(f"  {point.length} tokens, density {point.density:g}: {point.ms:.3f} ms")
+        points.append(point)
+    made = costs.build(model, points, device, batch)
+    write_atomic(output, made.to_bytes())
+    typer.echo(
+        f"{output}: {made.base:.3f} ms and {made.per_kept_token_per_head * 1e6:.3f} ms for a "
+        f"million kept tokens, off by at most {made.worst_error:.1%}"
+    )
+
+
+@app.command()
 def table(
     run: Annotated[Path, typer.Argument(help="Run file of bench gpu or bench cpu.")],
     output: Annotated[

@@ -21,6 +21,7 @@ from moa_tools.bench.statistics import Rounds
 STEPS = 128
 DROPPED = 16
 SAMPLING: Mapping[str, Any] = {"temperature": 0.8, "top_p": 0.95, "seed": 1, "ignore_eos": True}
+GREEDY: Mapping[str, Any] = {"ignore_eos": True}
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,12 @@ def _prefill(engine: Engine, session: Session, prompt: list[int]) -> None:
         _check(engine.step())
 
 
-def run(engine: Engine, setting: Setting, clock: Callable[[], float] = time.perf_counter) -> Decode:
+def run(
+    engine: Engine,
+    setting: Setting,
+    clock: Callable[[], float] = time.perf_counter,
+    sampling: Mapping[str, Any] = SAMPLING,
+) -> Decode:
     """Runs the protocol on an engine that holds no other request.
 
     Sequences are sessions: every prompt is read before the first token is sampled, so that the
@@ -118,7 +124,7 @@ def run(engine: Engine, setting: Setting, clock: Callable[[], float] = time.perf
             _prefill(engine, session, prompt[:-1])
         prefilled = clock() - begin
         requests = [
-            engine.submit(prompt[-1:], session=s.id, max_new_tokens=setting.room, **SAMPLING)
+            engine.submit(prompt[-1:], session=s.id, max_new_tokens=setting.room, **sampling)
             for s, prompt in zip(sessions, prompts, strict=True)
         ]
         times = _decode(engine, setting, clock)

@@ -132,7 +132,7 @@ def _static(model: Any, prompts: Any, budget: int) -> tuple[Callable[[Any], Any]
             layer.cumulative_length.fill_(length)
     cuda = str(prompts.device).startswith("cuda")
     mode: dict[str, Any] = {"mode": "reduce-overhead"} if cuda else {"backend": "eager"}
-    forward = torch.compile(model.forward, fullgraph=True, dynamic=False, **mode)
+    forward: Any = torch.compile(model.forward, fullgraph=True, dynamic=False, **mode)
     position = torch.full((batch, 1), length, device=prompts.device)
 
     def step(ids: Any) -> Any:
