@@ -13,7 +13,7 @@ from functools import cached_property
 
 from moa_rt import ArgumentError, Tokenizer
 
-_MARK = "\u2603 here \u2603"
+_MESSAGES = ("q", "7")
 # Sentences of usual length: shorter ones are headings, longer ones tables.
 _SENTENCE = range(30, 400)
 
@@ -26,21 +26,27 @@ class Frame:
     after: tuple[int, ...]
 
 
+def _common_start(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two lists have in common at their beginning."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((i for i, (left, right) in pairs if left != right), min(len(a), len(b)))
+
+
 def frame_of(tokenizer: Tokenizer) -> Frame:
-    """The model's chat template around one user turn; without a template its BOS and a newline."""
+    """The model's chat template around one user turn; without a template its BOS and a newline.
+
+    It is what the prompts of two messages have in common that share no token.
+    """
     if not tokenizer.has_chat_template:
         return Frame(tuple(tokenizer.encode("")), tuple(tokenizer.encode("\n", add_special=False)))
-    message = [{"role": "user", "content": _MARK}]
-    before, found, after = tokenizer.apply_chat_template(message).partition(_MARK)
-    if not found:
-        raise ArgumentError("chat template: got a prompt without the user's message, want it as is")
-    whole = tokenizer.encode_chat(message)
-    tail = tokenizer.encode(after, add_special=False, allow_special=True)
-    for add_special in (False, True):
-        head = tokenizer.encode(before, add_special=add_special, allow_special=True)
-        if whole[: len(head)] == head and whole[len(whole) - len(tail) :] == tail:
-            return Frame(tuple(head), tuple(tail))
-    raise ArgumentError("chat template: its ends are not tokens of their own")
+    first, second = (
+        tokenizer.encode_chat([{"role": "user", "content": message}]) for message in _MESSAGES
+    )
+    start = _common_start(first, second)
+    end = _common_start(first[start:][::-1], second[start:][::-1])
+    if start + end >= len(first) or start + end >= len(second):
+        raise ArgumentError("chat template: got the same prompt for two messages")
+    return Frame(tuple(first[:start]), tuple(first[len(first) - end :]))
 
 
 @dataclass(frozen=True)

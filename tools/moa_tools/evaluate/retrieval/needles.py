@@ -29,11 +29,13 @@ def make(rng: random.Random, depth: float, facts: int) -> tuple[list[Piece], Que
     pieces = [
         Piece(place, sentence + " ") for place, sentence in zip(depths, sentences, strict=True)
     ]
-    start = f"The secret number of {cities[0]} is"
+    # A numbered list that has begun is gone on with, where a sentence would be the whole answer.
+    listed = [f"{number}. {sentence}" for number, sentence in enumerate(sentences, 1)]
+    start = f"1. The secret number of {cities[0]} is"
     question = Question(
-        f"\n\nWhat are the secret numbers of {', '.join(cities)}?",
+        f"\n\nList the secret numbers of {', '.join(cities)}.",
         start,
         tuple(values),
-        " ".join(sentences).removeprefix(start),
+        "\n".join(listed).removeprefix(start),
     )
     return pieces, question
