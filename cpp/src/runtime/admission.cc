@@ -181,7 +181,13 @@ bool Engine::Impl::admit_one(Request& request) {
     request.cache = &session.cache;
   } else {
     if (live_kv_bytes() + cache_bytes(request.budget) > options_.kv_cache_bytes) return false;
-    request.owned_cache = std::make_unique<KVCache>(make_cache(request.budget));
+    try {
+      request.owned_cache = std::make_unique<KVCache>(make_cache(request.budget));
+    } catch (const ResourceError&) {
+      // The bytes are there but not in one piece: wait until a neighbour ends.
+      if (running_.empty()) throw;
+      return false;
+    }
     request.cache = request.owned_cache.get();
   }
   request.output.reserve(static_cast<std::size_t>(request.max_new_tokens));
