@@ -25,6 +25,7 @@ from moa_tools.calibrate import commands as calibrate_commands
 from moa_tools.evaluate import commands as evaluate_commands
 from moa_tools.plan import commands as plan_commands
 from moa_tools.profile import commands as profile_commands
+from moa_tools.search import commands as search_commands
 from moa_tools.verify import commands as verify_commands
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ app.command("eval")(evaluate_commands.eval_)
 app.command("calibrate")(calibrate_commands.calibrate)
 app.command("profile")(profile_commands.profile)
 app.command("verify")(verify_commands.verify)
+app.command("search")(search_commands.search)
 
 
 class Terminated(BaseException):
