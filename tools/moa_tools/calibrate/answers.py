@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from moa_rt import Engine, RequestOptions, ResourceError
+from moa_rt import Engine, RequestOptions, ResourceError, Tokenizer
 
 from moa_tools.calibrate.exercises import Draft
 from moa_tools.progress import Reporter
@@ -25,6 +25,24 @@ def holds_truth(answer: str, truths: Sequence[str]) -> bool:
     return all(
         re.search(rf"(?<![a-z0-9]){re.escape(plain(truth))}(?![a-z0-9])", text) for truth in truths
     )
+
+
+def trim(tokenizer: Tokenizer, ids: Sequence[int], truths: Sequence[str]) -> list[int]:
+    """A right answer up to the end of the line in which its last truth stands, or 8 tokens on.
+
+    What a small model says then has nothing to do with the text any more.
+    """
+    low, high = 1, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        if holds_truth(tokenizer.decode(ids[:middle], skip_special=True), truths):
+            high = middle
+        else:
+            low = middle + 1
+    for end in range(low, min(low + 8, len(ids))):
+        if "\n" in tokenizer.decode(ids[low - 1 : end], skip_special=True):
+            return list(ids[:end])
+    return list(ids[: low + 8])
 
 
 def repeats(ids: Sequence[int]) -> bool:

@@ -200,7 +200,7 @@ class _Maker:
         while True:
             wanted: list[tuple[str, str, Draft]] = []
             for task, tally in bucket.tally.items():
-                most = tally.wanted * self._options.attempts
+                most = tally.wanted * (self._options.attempts or 1)
                 for _ in range(min(tally.wanted - tally.kept, most - tally.asked)):
                     name = f"{bucket.split}-{bucket.length}-{task}-{tally.asked:04d}"
                     tally.asked += 1
@@ -235,6 +235,8 @@ class _Maker:
         right = not draft.truths or answers.holds_truth(
             engine.tokenizer.decode(ids, skip_special=True), draft.truths
         )
+        if right and draft.truths:
+            ids = tuple(answers.trim(engine.tokenizer, ids, draft.truths))
         dull = not draft.answer_ids and answers.repeats(ids)
         tally.wrong += not right
         tally.repetitive += right and dull

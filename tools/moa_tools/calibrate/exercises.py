@@ -11,16 +11,21 @@ from moa_rt import Tokenizer
 from moa_tools.calibrate.forms import Form, forms_of
 from moa_tools.calibrate.material import CHARACTERS_PER_TOKEN, Material
 from moa_tools.calibrate.words import Words, draw_fields, words_of
-from moa_tools.text.fit import Needle, chat_ids, fit
+from moa_tools.text.fit import FrameTooLongError, Needle, chat_ids, fit
 
 # Tokens between the deepest needle and the question would be none at depth 1.
 _DEEPEST = 0.95
 _MAX_FACTS = 5
-_ROWS_IN_PROSE = 24
+_ROWS_IN_PROSE = (5, 25)
+_WHOLE_TABLES = 0.4  # share of them
+_TWO_QUESTIONS = 0.1  # share of the facts
+_DRAWS = 20
+_START_WORDS = 8  # of a sentence that is to be given back
 _TOKENS_PER_ROW = 8  # fewer than any row has: enough rows are drawn, if there are words
-# Shares of the prompts: a question, a question whose answer is begun, plain text to be continued.
+# A question; a question with the first words of the answer; the text and those first words only.
 _FRAMES = ("question", "begun", "plain")
-_FRAME_WEIGHTS = (5, 3, 2)
+_FRAME_WEIGHTS = (4, 3, 3)
+_BEGIN_QUOTE = "Give one sentence of the text back, word for word."
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,11 @@ class Context:
 
 @dataclass(frozen=True)
 class _Body:
-    """A prompt before it is fitted to its length."""
+    """A prompt before it is fitted to its length.
+
+    `request` takes the question's place where the answer is begun: a question that quotes the
+    beginning would be what the model copies from.
+    """
 
     units: list[str]
     needles: list[Needle]
@@ -60,6 +69,7 @@ class _Body:
     opening: str
     truths: tuple[str, ...]
     source: str
+    request: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,12 +106,17 @@ def _depths(
     return found
 
 
+def _few(rng: random.Random, context: Context, low: int, high: int, tokens: int) -> int:
+    """A number in [low, high), or as many things of that many tokens as the length has room for."""
+    return min(rng.randrange(low, high), max(1, context.length // tokens))
+
+
 def _facts(rng: random.Random, context: Context) -> _Body:
     """Facts in running text, some of the same form as decoys; a question about one or two."""
     forms = forms_of(context.material.split).facts
-    asked = 2 if rng.random() < 0.2 else 1
+    asked = 2 if rng.random() < _TWO_QUESTIONS else 1
     chosen = rng.sample(forms, min(asked, len(forms)))
-    others = [rng.choice((*chosen, *forms)) for _ in range(rng.randrange(0, _MAX_FACTS))]
+    others = [rng.choice((*chosen, *forms)) for _ in range(_few(rng, context, 0, _MAX_FACTS, 128))]
     facts = _distinct_facts(rng, context.words, [*chosen, *others])
     kind = rng.choice(("sentences", "paragraphs"))
     units, source = context.material.filler(rng, context.length, kind)
@@ -123,13 +138,13 @@ def _table(rng: random.Random, context: Context) -> _Body:
     """A question about one row of a table: the whole text, or some rows amid prose."""
     form = rng.choice(forms_of(context.material.split).tables)
     rows: list[_Fact] = []
-    whole = rng.random() < 0.6
+    whole = rng.random() < _WHOLE_TABLES
     if whole:
         rows = _distinct_facts(rng, context.words, [form] * (context.length // _TOKENS_PER_ROW))
         text = "".join(row.statement for row in rows[1:])
         whole = len(context.tokenizer.encode(text)) > context.length
     if not whole:
-        rows = _distinct_facts(rng, context.words, [form] * _ROWS_IN_PROSE)
+        rows = _distinct_facts(rng, context.words, [form] * _few(rng, context, *_ROWS_IN_PROSE, 48))
     fact = rows.pop()
     if whole:
         units = [row.statement for row in rows]
@@ -148,7 +163,7 @@ def _code(rng: random.Random, context: Context) -> _Body:
     """Constants among the functions of real modules."""
     forms = forms_of(context.material.split).code
     chosen = rng.choice(forms)
-    others = [rng.choice((chosen, *forms)) for _ in range(rng.randrange(1, _MAX_FACTS))]
+    others = [rng.choice((chosen, *forms)) for _ in range(_few(rng, context, 1, _MAX_FACTS, 128))]
     facts = _distinct_facts(rng, context.words, [chosen, *others])
     units, source = context.material.filler(rng, context.length, "code")
     depths = _depths(rng, len(facts))
@@ -159,14 +174,16 @@ def _code(rng: random.Random, context: Context) -> _Body:
 
 def _quote(rng: random.Random, context: Context) -> _Body:
     """A sentence of another document, to be given back word by word from how it begins."""
-    sentences = context.material.quotable(rng, 1 + rng.randrange(1, 4))
+    sentences = context.material.quotable(rng, _few(rng, context, 2, 5, 128))
     units, source = context.material.filler(rng, context.length, "sentences")
     depths = _depths(rng, len(sentences))
     needles = [Needle(d, text + " ") for d, text in zip(depths, sentences, strict=True)]
     words = sentences[0].split()
-    start, rest = " ".join(words[:5]), " ".join(words[5:])
+    start = " ".join(words[:_START_WORDS])
     question = rng.choice(forms_of(context.material.split).quotes).format(start=start)
-    return _Body(units, needles, question, start, (" ".join(rest.split()[:6]),), source)
+    return _Body(
+        units, needles, question, start, (" ".join(words[_START_WORDS:][:5]),), source, _BEGIN_QUOTE
+    )
 
 
 _BODIES: dict[str, Callable[[random.Random, Context], _Body]] = {
@@ -182,14 +199,16 @@ def _recall(task: str, rng: random.Random, context: Context) -> Draft:
     weights = _FRAME_WEIGHTS if body.opening else (1, 0, 0)
     frame = rng.choices(_FRAMES, weights)[0]
     intro = rng.choice(forms_of(context.material.split).intros)
-    head = intro + "\n\n" if intro else ""
+    head = intro + "\n\n" if intro and frame != "plain" else ""
 
     def encode(text: str) -> list[int]:
         text = head + text.rstrip()
         if frame == "plain":
-            return context.tokenizer.encode(f"{text}\n\n{body.question}\n{body.opening}")
-        opening = body.opening if frame == "begun" else ""
-        return chat_ids(context.tokenizer, f"{text}\n\n{body.question}", opening)
+            return context.tokenizer.encode(f"{text}\n\n{body.opening}")
+        if frame == "begun":
+            request = body.request or body.question
+            return chat_ids(context.tokenizer, f"{text}\n\n{request}", body.opening)
+        return chat_ids(context.tokenizer, f"{text}\n\n{body.question}")
 
     room = min(context.room, context.length // 4)
     ids = fit(encode, body.units, body.needles, context.length - room)
@@ -246,4 +265,9 @@ def make_draft(task: str, context: Context, seed: str) -> Draft:
         return _summary(rng, context)
     if task == "text":
         return _continuation(rng, context)
+    for _ in range(_DRAWS):
+        try:
+            return _recall(task, rng, context)
+        except FrameTooLongError:
+            continue  # too many rows or facts for a short text; the next ones may be fewer
     return _recall(task, rng, context)

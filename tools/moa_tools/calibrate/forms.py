@@ -15,8 +15,8 @@ from moa_tools.calibrate.samples import Split
 class Form:
     """A statement and the question that it alone answers; fields as `words.draw_fields` names them.
 
-    `opening` is how the answer begins, `answer` what it must then hold. `header` stands above the
-    rows of a table.
+    `opening` is how the statement begins, `answer` what follows. `header` stands above the rows of
+    a table.
     """
 
     statement: str
@@ -103,7 +103,7 @@ _PROFILE = Forms(
         Form(
             "The shipment for {person} has the tracking code {long_code}.",
             "What is the tracking code of the shipment for {person}?",
-            "The tracking code of the shipment for {person} is",
+            "The shipment for {person} has the tracking code",
             "{long_code}",
         ),
         Form(
@@ -128,8 +128,8 @@ _PROFILE = Forms(
     tables=(
         Form(
             "| {item} | {number} | {place} |\n",
-            "How many pieces of the {item} does the table list for {place}?",
-            "For the {item} in {place}, the table lists",
+            "How many pieces of the {item} does the table list?",
+            "| {item} |",
             "{number}",
             "| item | pieces | store |\n|---|---|---|\n",
         ),
@@ -164,7 +164,7 @@ _PROFILE = Forms(
         Form(
             "- {person} lives in {place} and keeps {small} {animals}.\n",
             "What animals does {person} keep, and how many?",
-            "{person} lives in {place} and keeps",
+            "- {person} lives in {place} and keeps",
             "{small} {animals}",
             "Members of the society\n\n",
         ),
@@ -179,7 +179,7 @@ _PROFILE = Forms(
         Form(
             'def {name}_label():\n    return "{long_code}"\n\n\n',
             "What does the function {name}_label return?",
-            'It returns "',
+            'def {name}_label():\n    return "',
             "{long_code}",
         ),
         Form(
@@ -217,13 +217,13 @@ _VALIDATE = Forms(
             "According to the log book, the ship of captain {last} carried {number} tonnes of "
             "{goods}.",
             "How many tonnes of {goods} did the ship of captain {last} carry?",
-            "The ship of captain {last} carried",
+            "According to the log book, the ship of captain {last} carried",
             "{number}",
         ),
         Form(
             "A parcel for {person} was left in locker {code} of the station.",
             "In which locker was the parcel for {person} left?",
-            "The parcel for {person} was left in locker",
+            "A parcel for {person} was left in locker",
             "{code}",
         ),
         Form(
@@ -248,7 +248,7 @@ _VALIDATE = Forms(
     tables=(
         Form(
             "The {item} costs {price} in {place}.\n",
-            "What does the {item} cost in {place}?",
+            "What does the {item} cost, by the price list?",
             "The {item} costs",
             "{price}",
             "Price list\n\n",
@@ -313,17 +313,17 @@ _HELDOUT = Forms(
     ),
     tables=(
         Form(
-            "{time}  {person} to {place}\n",
+            "{person} to {place}: {time}\n",
             "At what time does the roster send {person} to {place}?",
-            "The roster sends {person} to {place} at",
+            "{person} to {place}:",
             "{time}",
             "Roster of the day\n\n",
         ),
         Form(
-            "{item} -> shelf {small}{last}\n",
+            "{item} -> shelf {code}\n",
             "On which shelf is the {item}?",
             "{item} -> shelf",
-            "{small}",
+            "{code}",
             "Where to find what\n\n",
         ),
     ),

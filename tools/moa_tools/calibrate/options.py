@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ MAX_SAMPLES = 10_000
 DEFAULT_LENGTHS = (1024, 2048, 4096)
 # Of each task and length. On two cores 4 take minutes; what a GPU makes in that time is more.
 DEFAULT_SAMPLES = {"cpu": 4, "cuda": 12}
+DEFAULT_ATTEMPTS = {"cpu": 3, "cuda": 6}
 
 
 @dataclass(frozen=True)
@@ -37,19 +39,14 @@ class CalibrateOptions:
     device: str = "cpu"
     dtype: str = "auto"
     seed: int = 0
-    answer_tokens: int = 48
+    answer_tokens: int = 40
     keep_wrong: bool = False
-    attempts: int = 5
+    attempts: int | None = None
     batch: int = 8
-
-    @property
-    def samples_per_task(self) -> int:
-        """Samples of each task and length for profiling."""
-        return self.samples or DEFAULT_SAMPLES[self.device.split(":")[0]]
 
     def buckets(self) -> list[tuple[Split, int, int]]:
         """(split, length, samples of each task), in the order of the work."""
-        count = self.samples_per_task
+        count = self.samples or 1
         half = (count + 1) // 2
         found: list[tuple[Split, int, int]] = [("profile", n, count) for n in self.lengths]
         found += [("validate", n, half) for n in self.validate_lengths or ()]
@@ -67,12 +64,13 @@ def complete(options: CalibrateOptions, config: ModelConfig) -> CalibrateOptions
         lengths=tuple(sorted(set(options.lengths))),
         validate_lengths=tuple(sorted(set(options.validate_lengths or (min(2 * longest, limit),)))),
         heldout_lengths=tuple(sorted(set(options.heldout_lengths or (longest,)))),
-        samples=options.samples if options.samples is not None else _default_samples(options),
+        samples=_default(options.samples, DEFAULT_SAMPLES, options.device),
+        attempts=_default(options.attempts, DEFAULT_ATTEMPTS, options.device),
     )
     for name in ("lengths", "validate_lengths", "heldout_lengths"):
         for length in getattr(done, name):
             _bounded(name, length, MIN_LENGTH, limit)
-    _bounded("samples", done.samples_per_task if done.samples else 0, 1, MAX_SAMPLES)
+    _bounded("samples", done.samples, 1, MAX_SAMPLES)
     _bounded("answer_tokens", done.answer_tokens, 8, 1024)
     _bounded("attempts", done.attempts, 1, 100)
     _bounded("batch", done.batch, 1, 256)
@@ -84,13 +82,13 @@ def complete(options: CalibrateOptions, config: ModelConfig) -> CalibrateOptions
     return done
 
 
-def _default_samples(options: CalibrateOptions) -> int:
-    kind = options.device.split(":")[0]
-    if kind not in DEFAULT_SAMPLES:
-        raise ArgumentError(f"device: got {options.device!r}, want cpu, cuda or cuda:<index>")
-    return DEFAULT_SAMPLES[kind]
+def _default(value: int | None, defaults: Mapping[str, int], device: str) -> int:
+    kind = device.split(":")[0]
+    if kind not in defaults:
+        raise ArgumentError(f"device: got {device!r}, want cpu, cuda or cuda:<index>")
+    return defaults[kind] if value is None else value
 
 
-def _bounded(name: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
+def _bounded(name: str, value: int | None, least: int, most: int) -> None:
+    if value is None or not least <= value <= most:
         raise ArgumentError(f"{name}: got {value}, want {least} to {most}")

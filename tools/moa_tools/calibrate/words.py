@@ -74,7 +74,7 @@ the_colour_of_wet_clay a_letter_that_was_never_sent a_feast_held_at_midnight
 a_stone_that_marks_a_well a_whistle_for_calling_dogs the_edge_of_a_frozen_lake a_book_of_tides
 a_ladder_for_picking_pears
 """
-_BEFORE = ("", "un", "re", "over", "sub", "mar", "cal", "tri")
+_BEFORE = ("", "", "", "", "un", "re", "over", "sub", "mar")
 _AFTER = ("", "a", "is", "en", "or", "ule", "ing", "ade", "ine")
 
 

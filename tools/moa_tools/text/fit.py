@@ -24,6 +24,10 @@ class Needle:
     text: str
 
 
+class FrameTooLongError(ArgumentError):
+    """Needles and frame alone are longer than the length."""
+
+
 def chat_ids(tokenizer: Tokenizer, user: str, answer_start: str = "") -> list[int]:
     """Ids of a prompt as the model wants it: its chat template if it has one, else the text.
 
@@ -77,15 +81,19 @@ def fit(encode: Encode, units: Sequence[str], needles: Sequence[Needle], length:
     The last unit is cut to fill up, so the result is `length` tokens or a few less (no cut of a
     text gives every count). Needles are never cut.
 
-    Raises ArgumentError if needles and frame alone are longer, or if the units are too short.
+    Raises FrameTooLongError if needles and frame alone are longer, ArgumentError if the units are
+    too short.
     """
 
     def ids(count: int, extra: str = "") -> list[int]:
-        return encode(compose([*units[:count], extra] if extra else units[:count], needles))
+        # A cut unit ends its line: a needle may follow.
+        return encode(compose([*units[:count], extra + "\n"] if extra else units[:count], needles))
 
     least = len(ids(0))
     if least > length:
-        raise ArgumentError(f"length: got {length}, want at least {least} tokens for this prompt")
+        raise FrameTooLongError(
+            f"length: got {length}, want at least {least} tokens for this prompt"
+        )
     whole = ids(len(units))
     if len(whole) <= length:
         if len(whole) == length:
