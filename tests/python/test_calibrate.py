@@ -24,7 +24,6 @@ from moa_rt import (
     StateError,
     Tokenizer,
 )
-from moa_tools.cli import main
 from moa_tools.calibrate import answers
 from moa_tools.calibrate.build import calibrate
 from moa_tools.calibrate.exercises import RECALL_TASKS, TASKS, Context, make_draft
@@ -33,6 +32,7 @@ from moa_tools.calibrate.journal import JOURNAL, Journal
 from moa_tools.calibrate.material import material_of
 from moa_tools.calibrate.samples import MANIFEST, SAMPLES, SPLITS, Split, load_samples
 from moa_tools.calibrate.words import Words, draw_fields, words_of
+from moa_tools.cli import main
 from moa_tools.progress import Silent
 from support_calibrate import small_options, small_set
 
