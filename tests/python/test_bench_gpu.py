@@ -1,0 +1,182 @@
+"""A GPU run's machinery, dry: sections in processes of their own, limits, names, errors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moa_rt import ArgumentError, DeviceError, Engine, IoError, ModelConfig, ResourceError
+from moa_tools.bench import environment, gpu, random_model, section, shapes
+from moa_tools.bench.options import GpuOptions
+from moa_tools.bench.random_model import temporary_model, write_model
+from moa_tools.bench.record import Missing, Row, load, parse_row
+from moa_tools.cli import main
+
+TINY = shapes.find("tiny-gqa")
+
+
+def dry(work_dir: Path, **fields: Any) -> GpuOptions:
+    values: dict[str, Any] = {
+        "device": "cpu",
+        "models": ("tiny-gqa",),
+        "settings": ("tiny",),
+        "engine_plans": ("dense", "mixed 50%"),
+        "steps": 4,
+        "memory_bytes": 1,  # batch 1 is the largest
+        "work_dir": str(work_dir),
+    }
+    return GpuOptions(**{**values, **fields})
+
+
+def test_a_random_model_opens_and_decodes(tmp_path: Path) -> None:
+    with temporary_model(tmp_path, TINY) as directory:
+        assert ModelConfig.load(str(directory)).num_key_value_heads == 2
+        assert (directory / "model.safetensors").stat().st_size == random_model.model_bytes(TINY)
+        with Engine(directory, max_seq_len=64, num_threads=1) as engine:
+            logits = engine.logits([5, 6, 7])
+            assert logits.std() > 0.1
+            assert engine.options.dtype == "bfloat16"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_random_model_that_does_not_fit_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(random_model, "model_bytes", lambda *_: 1 << 60)
+    with pytest.raises(ResourceError, match="missing"):
+        write_model(tmp_path / "m", TINY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_keeps_rows_and_names_what_is_missing(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    lines: list[str] = []
+    output = tmp_path / "run.json"
+    run = gpu.run_all(
+        dry(work),
+        ["kernels", "engine-tiny-gqa"],
+        output,
+        lines.append,
+        command="x",
+        commit="abc",
+    )
+    assert load(output) == run
+    assert [(row.case["plan"], row.case["batch"]) for row in run.rows] == [
+        ("dense", 1),
+        ("dense", 1),
+        ("mixed 50%", 1),
+    ]
+    assert run.rows[0].figures["cache_over_spans"] == 1.0
+    assert run.rows[0].figures["tok_s"] > 0
+    assert run.missing == [Missing("kernels: attention bench", "no --bench-dir was given")]
+    assert run.environment["commit"] == "abc"
+    assert any("no --bench-dir" in line for line in lines)
+    assert list(work.iterdir()) == []
+
+
+def test_a_section_that_hangs_is_stopped_and_named(tmp_path: Path) -> None:
+    results = list(gpu.run_section("engine-tiny-gqa", dry(tmp_path), {}, 0.05))
+    assert results == [
+        Missing("engine-tiny-gqa", "stopped after 0 s; what it had measured is kept")
+    ]
+
+
+def test_sections_beyond_the_time_are_left_out(tmp_path: Path) -> None:
+    run = gpu.run_all(
+        dry(tmp_path),
+        ["ceilings", "attention"],
+        tmp_path / "run.json",
+        lambda _: None,
+        command="x",
+        seconds=1.0,
+    )
+    assert [m.reason for m in run.missing] == ["no time was left for it"] * 2
+    assert run.rows == []
+
+
+def test_a_section_that_raises_is_named_with_its_reason(tmp_path: Path) -> None:
+    class Lines:
+        def __init__(self) -> None:
+            self.text = ""
+
+        def write(self, text: str) -> None:
+            self.text += text
+
+        def flush(self) -> None:
+            pass
+
+    out: Any = Lines()
+    options = dry(tmp_path, bench_dir=str(tmp_path / "none"))
+    section.serve({"section": "kernels", "options": options.to_json(), "context": {}}, out)
+    missing = json.loads(out.text)["missing"]
+    assert missing["what"] == "kernels"
+    assert missing["reason"].startswith("IoError: ")
+    assert "moa_rt_attention_bench: no such file" in missing["reason"]
+
+
+def test_kernel_benchmarks_are_run_and_read_line_by_line(tmp_path: Path) -> None:
+    script = tmp_path / "moa_rt_attention_bench"
+    script.write_text(
+        '#!/bin/sh\necho \'{"device": "D", "read_TB_s": 2.5}\'\necho bad >&2\nexit 1\n'
+    )
+    script.chmod(0o755)
+    results = list(
+        gpu.run_section("kernels-again", dry(tmp_path, bench_dir=str(tmp_path)), {}, 60.0)
+    )
+    case: dict[str, str | int | float] = {"bench": "attention", "device": "D", "turn": 1}
+    assert results[0] == Row("kernels", "moa_rt", case, {"read_TB_s": 2.5})
+    assert isinstance(results[1], Missing)
+    assert "exit status 1: bad" in results[1].reason
+
+
+def test_lines_of_a_section_are_read_as_they_were_written() -> None:
+    row = Row("s", "y", {"a": 1, "b": "x", "c": 0.5}, {"us": 2.0}, ((1.0,),))
+    assert parse_row(json.loads(section.to_line(row))["row"], "x") == row
+
+
+def test_unknown_names_are_told_with_all_known_ones() -> None:
+    options = GpuOptions(models=("llama-2-7b",))
+    with pytest.raises(ArgumentError, match=r"frobnicate.*engine-llama-2-7b"):
+        gpu.choose(options, ["frobnicate"])
+    with pytest.raises(ArgumentError, match="engine-llama-3-8b"):
+        gpu.choose(options, ["engine-llama-3-8b"])
+    with pytest.raises(ArgumentError, match="gpt-5"):
+        GpuOptions(models=("gpt-5",))
+    with pytest.raises(ArgumentError, match="9k"):
+        GpuOptions(settings=("9k",))
+    with pytest.raises(ArgumentError, match="steps"):
+        GpuOptions(steps=1)
+    assert gpu.choose(options, ["attention", "ceilings"]) == ["ceilings", "attention"]
+    assert "transformers-static-llama-2-7b" in gpu.choose(options, [])
+    assert all(gpu.limit_of(name) > 0 for name in gpu.choose(GpuOptions(), []))
+
+
+def test_options_travel_as_json() -> None:
+    options = GpuOptions(plans=(("llama-2-7b", "a.json"),), quick=True)
+    assert GpuOptions.from_json(json.loads(json.dumps(options.to_json()))) == options
+
+
+def test_without_a_gpu_the_command_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(environment, "gpu", dict)
+    with pytest.raises(DeviceError, match="no GPU"):
+        gpu.check_device("cuda:1")
+    assert main(["bench", "gpu", "-o", str(tmp_path / "run.json")]) == 10
+    assert "error[E_DEVICE]: bench gpu: no GPU" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bad_plan_is_told_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    output = str(tmp_path / "run.json")
+    command = ["bench", "gpu", "-o", output, "--plans"]
+    assert main([*command, f"llama-2-7b={tmp_path / 'plan.json'}"]) == 3
+    assert main([*command, f"llama-2-7b={tmp_path / 'none.json'}"]) == 7
+    assert main([*command, "none.json"]) == 2
+    assert "want SHAPE=FILE" in capsys.readouterr().err
+    with pytest.raises(IoError):
+        GpuOptions(plans=(("llama-2-7b", str(tmp_path / "none.json")),)).published()

@@ -1,0 +1,180 @@
+"""Tables, verdicts and plots from a run made by hand."""
+
+from pathlib import Path
+
+import pytest
+from moa_rt import MismatchError
+from moa_tools.bench.goals import GOALS, judge
+from moa_tools.bench.kernels import parse_line
+from moa_tools.bench.plot import draw
+from moa_tools.bench.record import Missing, Row, Run
+from moa_tools.bench.table import ladder, number, render
+from moa_tools.cli import main
+
+MODEL, SETTING = "llama-2-7b", "3k+1k"
+DYNAMIC = "transformers dynamic cache"
+
+
+def end(system: str, plan: str, batch: int, tok_s: float, full: int = 1) -> Row:
+    case: dict[str, str | int | float] = {
+        "model": MODEL,
+        "setting": SETTING,
+        "plan": plan,
+        "density": 1.0,
+        "batch": batch,
+        "full": full,
+    }
+    return Row("end to end", system, case, {"tok_s": tok_s, "TB_s": 2.4, "ms_step": 1e3 / tok_s})
+
+
+def make_run() -> Run:
+    run = Run("gpu", "2026-01-02T03:04:05Z", "moa-tools bench gpu", {"device": "Device X"})
+    run.ceilings = {"read_TB_s": 3.0}
+    run.rows = [
+        end(DYNAMIC, "dense", 30, 250.0),
+        end("moa_rt", "dense", 31, 1000.0),
+        end("moa_rt", "dense", 30, 900.0, full=0),
+        end("moa_rt", "uniform 50%", 30, 1200.0, full=0),
+        end("moa_rt", "uniform 50%", 62, 1900.0),
+    ]
+    run.missing = [Missing("FlashInfer", "ModuleNotFoundError: No module named 'flashinfer'")]
+    return run
+
+
+def verdict(run: Run, what: str) -> tuple[float, str, str]:
+    for goal, findings in judge(run):
+        if goal.what.startswith(what):
+            worst = goal.worst(findings)
+            return worst.value, worst.base, goal.state(findings)
+    raise KeyError(what)
+
+
+def state_of(run: Run, what: str) -> str:
+    return verdict(run, what)[2]
+
+
+def test_goals_are_judged_by_their_worst_case_and_name_the_base() -> None:
+    run = make_run()
+    value, base, state = verdict(run, "full memory, 50 %")
+    assert value == pytest.approx(1.9)
+    assert state == "floor"
+    assert "own dense 1000 tok/s" in base
+    value, base, state = verdict(run, "full-memory dense")
+    assert value == pytest.approx(0.8)
+    assert state == "floor"
+    assert "2.40 of 3.00 TB/s" in base
+    value, base, state = verdict(run, "50 % plan against transformers' dynamic")
+    assert value == pytest.approx(7.6)
+    assert state == "floor"
+    assert "250 tok/s at batch 30" in base
+
+
+def test_kernel_lines_become_verdicts() -> None:
+    run = make_run()
+    lines = [
+        '{"device": "cuda:0 (X)", "read_TB_s": 2.9}',
+        '{"goal": "D1", "model": "7B: 32 heads", "batch": 8, "span": 2048, "layer_MB": 268.4, '
+        '"us_per_layer": 97.2, "TB_s": 2.7, "share_of_read": 0.93}',
+        '{"goal": "D2", "model": "7B: 32 heads", "batch": 1, "span": 2048, "layer_MB": 33.6, '
+        '"us_per_layer": 9.0, "TB_s": 1.2, "share_of_read": 0.4}',
+        '{"goal": "D3", "model": "7B: 32 heads", "batch": 8, "what": "mixed / uniform, 50 %", '
+        '"us": [104, 100, 106], "ratio": 1.05}',
+        '{"goal": "D4", "model": "7B: 32 heads", "batch": 8, "what": "50 % / dense, 8192", '
+        '"us": [50, 100, 52], "ratio": 0.51}',
+        '{"product": [16, 6144, 4096], "cublas_share_of_read": 0.7, "own_share_of_read": null}',
+    ]
+    rows = [parse_line(line, "attention") for line in lines]
+    run.rows += [Row(r.section, r.system, {**r.case, "turn": 0}, r.figures) for r in rows]
+    assert state_of(run, "decode attention, 256 MB") == "floor"
+    assert verdict(run, "decode attention, 256 MB")[0] == pytest.approx(0.9)
+    assert state_of(run, "the same, batch 1, 32 MB") == "missed"
+    assert verdict(run, "the same, batch 1, 32 MB")[0] == pytest.approx(0.4)
+    assert state_of(run, "mixed plan over uniform") == "floor"
+    assert verdict(run, "mixed plan over uniform")[0] == pytest.approx(1.05)
+    assert state_of(run, "50 % plan over own dense") == "target"
+    assert verdict(run, "50 % plan over own dense")[0] == pytest.approx(0.51)
+    assert rows[-1].case["product"] == "16 x 6144 x 4096"
+    assert "own_share_of_read" not in rows[-1].figures
+
+
+def test_a_peer_is_compared_at_its_fastest_round_with_our_slowest() -> None:
+    run = make_run()
+    ours = '{"goal": "D4", "model": "7B: 32 heads", "batch": 8, "what": "50 % / dense", '
+    for turn, us in enumerate((100, 110)):
+        row = parse_line(ours + f'"us": [{us}, 200, {us}], "ratio": 0.5}}', "attention")
+        run.rows.append(Row(row.section, row.system, {**row.case, "turn": turn}, row.figures))
+    case: dict[str, str | int | float] = {
+        "model": "7B: 32 heads",
+        "plan": "mixed 50%",
+        "batch": 8,
+        "tokens": 8192,
+    }
+    times = ((120e-6,), (130e-6,), (125e-6,))
+    run.rows.append(Row("decode attention", "slow", case, {"us": 999.0}, ((999e-6,),)))
+    run.rows.append(Row("decode attention", "best", case, {"us": 125.0}, times))
+    value, base, state = verdict(run, "against the best peer kernel")
+    assert value == pytest.approx(120 / 110)
+    assert base.startswith("best 120.0 us over 110.0 us")
+    assert state == "floor"
+
+
+def test_goals_without_rows_are_not_measured() -> None:
+    run = Run("cpu", "2026-01-02T03:04:05Z", "x")
+    assert {goal.state(findings) for goal, findings in judge(run)} == {"not measured"}
+    assert {goal.name for goal, _ in judge(run)} == {"C1", "C2", "C3"}
+    assert {goal.name for goal in GOALS} >= {"D1", "D5", "P3", "E1", "E5", "M1"}
+
+
+def test_the_ladder_turns_one_switch_at_a_time() -> None:
+    rungs = ladder(make_run())
+    assert [what for what, _ in rungs] == [
+        "dynamic cache",
+        "kernels and one graph a step",
+        "fewer bytes",
+        "larger batch",
+    ]
+    assert [row.figures["tok_s"] for _, row in rungs] == [250.0, 900.0, 1200.0, 1900.0]
+
+
+def test_every_ratio_in_the_table_has_its_base() -> None:
+    text = render(make_run())
+    for line in text.splitlines():
+        for cell in line.split("|"):
+            if cell.strip().endswith("x"):
+                pytest.fail(f"a ratio without its base: {line}")
+    assert "1.90x of 1000" in text  # over our own dense
+    assert "3.60x of 250" in text  # the ladder, over the rung before
+    assert "| FlashInfer | ModuleNotFoundError" in text
+    assert "Device X" in text
+    assert "2026-01-02" in text
+
+
+def test_numbers_keep_three_digits() -> None:
+    assert [number(v) for v in (None, 0, 0.12345, 12.345, 123.45, 1234.5, 0.00012345)] == [
+        "-",
+        "0",
+        "0.123",
+        "12.3",
+        "123",
+        "1234",
+        "1.23e-04",
+    ]
+
+
+def test_the_command_makes_table_and_plot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.json"
+    make_run().save(path)
+    markdown, png = tmp_path / "run.md", tmp_path / "run.png"
+    assert main(["bench", "table", str(path), "-o", str(markdown), "--png", str(png)]) == 0
+    assert markdown.read_text() == render(make_run())
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert main(["bench", "table", str(path)]) == 0
+    assert capsys.readouterr().out == markdown.read_text()
+
+
+def test_a_run_without_rows_has_no_plot(tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match="no end-to-end rows"):
+        draw(Run("gpu", "2026-01-02T03:04:05Z", "x"), tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
