@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeAlias, Union, overload
 
 import numpy as np
 
-from moa_rt import _core
+from moa_rt import _core, plans
 from moa_rt._core import (
     AttentionPlan,
     Completion,
@@ -43,8 +43,8 @@ class Engine:
 
     Args:
         model_dir: directory written by ``moa-tools convert``.
-        plan: spans of the attention heads: an `AttentionPlan`, the path of a plan file, or None
-            for a dense model.
+        plan: spans of the attention heads: an `AttentionPlan`, the path of a plan file, "auto" for
+            the plan that ships with the package for this very model, or None for a dense model.
         device: "cpu", "cuda" or "cuda:<index>".
         dtype: type of matrices and KV caches: "auto" (as stored), "bfloat16" or "float32".
         max_batch: requests that run at the same time; more of them wait.
@@ -55,12 +55,13 @@ class Engine:
         max_queue: requests that may wait; `submit` refuses one more with BusyError.
         kv_cache_bytes: bound on all KV caches together, None for what memory allows.
         cpu_isa: "auto", "portable", "avx2", "avx512" or "avx512_bf16".
+        density: with plan "auto", share of the dense KV bytes that the plan keeps; None for 0.5.
 
     Raises:
         IoError, FormatError, UnsupportedError, MismatchError: the model directory or the plan is
             not what it should be; the message names file, item and field.
         ResourceError: weights and scratch do not fit into memory; nothing has been read yet.
-        ArgumentError: an option is out of bounds.
+        ArgumentError: an option is out of bounds, or no plan ships for the model and density.
     """
 
     def __init__(
@@ -78,11 +79,12 @@ class Engine:
         max_queue: int = 4096,
         kv_cache_bytes: int | None = None,
         cpu_isa: str = "auto",
+        density: float | None = None,
     ) -> None:
         self._core = _core.Engine(
             model_dir,
             EngineOptions(
-                plan=plan,
+                plan=_resolve_plan(model_dir, plan, density),
                 device=device,
                 dtype=dtype,
                 max_batch=max_batch,
@@ -345,10 +347,27 @@ class Engine:
 
 
 def predict_memory(
-    model_dir: PathLike, plan: AttentionPlan | PathLike | None = None, **options: Any
+    model_dir: PathLike,
+    plan: AttentionPlan | PathLike | None = None,
+    *,
+    density: float | None = None,
+    **options: Any,
 ) -> MemoryPrediction:
     """Bytes an `Engine` with these options will need. No weight is read."""
-    return _core.predict_memory(model_dir, EngineOptions(plan=plan, **options))
+    return _core.predict_memory(
+        model_dir, EngineOptions(plan=_resolve_plan(model_dir, plan, density), **options)
+    )
+
+
+def _resolve_plan(
+    model_dir: PathLike, plan: AttentionPlan | PathLike | None, density: float | None
+) -> AttentionPlan | PathLike | None:
+    """Puts the shipped plan in place of "auto"; a file of that name is "./auto"."""
+    if isinstance(plan, str) and plan == "auto":
+        return plans.find(ModelConfig.load(model_dir), density)
+    if density is not None:
+        raise ArgumentError('density: is for plan "auto"; AttentionPlan.uniform has one of its own')
+    return plan
 
 
 def _make_options(options: Options | None, overrides: dict[str, Any], name: str) -> RequestOptions:
