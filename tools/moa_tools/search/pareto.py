@@ -22,7 +22,7 @@ from moa_tools.search.problem import Answer, Floats, Ints, Problem, Task, object
 DEFAULT_GRID_POINTS = 5
 # Above three objectives the grid gets coarser, so that a front stays about this many solves.
 _MAX_SOLVES = 51
-_TIE_WEIGHT = 1e-3
+_TIE_WEIGHT = 1e-2
 _SAME = 1e-9
 
 

@@ -231,6 +231,8 @@ def _provenance(
         "rules_per_layer": str(options.rules_per_layer or "any"),
         "moa_rt": __version__,
     }
+    if len(shares := set(budgets.density.values())) == 1:
+        fields["density"] = repr(shares.pop())  # what moa_rt.plans finds a plan by
     fields.update({f"objective {name}": f"{value:.6g}" for name, value in values.items()})
     return fields
 
