@@ -56,6 +56,21 @@ __global__ void append_chunk(AppendArgs args) {
   }
 }
 
+// One block a segment; 16 bytes a thread.
+__global__ void take_back(const Segment* segments, std::int64_t position, const std::byte* kept,
+                          std::int64_t head_bytes) {
+  const Segment segment = segments[blockIdx.x];
+  const HeadSpan span{segment.sink, segment.window};
+  const std::int64_t half = head_bytes / 2;
+  const std::int64_t offset = static_cast<std::int64_t>(threadIdx.x) * 16;
+  if (offset >= head_bytes) return;
+  const bool is_value = offset >= half;
+  const std::int64_t slot = slot_of(span, position) + (is_value ? span.span() : 0);
+  std::byte* target = segment.keys + slot * half + (is_value ? offset - half : offset);
+  *reinterpret_cast<uint4*>(target) =
+      *reinterpret_cast<const uint4*>(kept + blockIdx.x * head_bytes + offset);
+}
+
 }  // namespace
 
 void launch_stage_chunk(const AttentionDims& dims, DType dtype, const float* qkv, std::int32_t rows,
@@ -74,6 +89,13 @@ void launch_append_chunk(const AppendArgs& args, cudaStream_t stream) {
   if (args.num_items == 0) return;
   append_chunk<<<static_cast<unsigned>(args.num_items), kThreads, 0, stream>>>(args);
   check_launch("append chunk");
+}
+
+void launch_take_back(const Segment* segments, std::int32_t count, std::int64_t position,
+                      const std::byte* kept, std::int64_t head_bytes, cudaStream_t stream) {
+  take_back<<<static_cast<unsigned>(count), static_cast<unsigned>(head_bytes / 16), 0, stream>>>(
+      segments, position, kept, head_bytes);
+  check_launch("take_back");
 }
 
 }  // namespace moa_rt::cuda

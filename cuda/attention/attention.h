@@ -37,6 +37,8 @@ struct DecodeArgs {
   std::int32_t* counters = nullptr;
 };
 void launch_decode_attention(const DecodeArgs& args, cudaStream_t stream);
+// Makes a recorded launch one of these arguments, for the executions to come.
+void set_decode_attention(cudaGraphExec_t graph, cudaGraphNode_t node, DecodeArgs args);
 // Floats and counters of a partial result.
 constexpr std::int64_t partial_bytes(std::int64_t head_dim) {
   return kQueriesPerItem * (head_dim + 2) * 4 + 4;
@@ -77,5 +79,10 @@ struct AppendArgs {
   StagedChunk chunk;
 };
 void launch_append_chunk(const AppendArgs& args, cudaStream_t stream);
+
+// Puts back what appending a token at `position` overwrote: `kept` (segments, 2, D), head_bytes a
+// segment, as rope_append left it.
+void launch_take_back(const Segment* segments, std::int32_t count, std::int64_t position,
+                      const std::byte* kept, std::int64_t head_bytes, cudaStream_t stream);
 
 }  // namespace moa_rt::cuda

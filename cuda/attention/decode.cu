@@ -267,6 +267,21 @@ void launch_decode_attention(const DecodeArgs& args, cudaStream_t stream) {
   });
 }
 
+void set_decode_attention(cudaGraphExec_t graph, cudaGraphNode_t node, DecodeArgs args) {
+  dispatch_attention(args.dtype, args.dims.head_dim, [&](auto tag, auto dim) {
+    using T = typename decltype(tag)::Type;
+    constexpr int kDim = decltype(dim)::value;
+    void* arguments[] = {&args};
+    cudaKernelNodeParams launch = {};
+    launch.func = reinterpret_cast<void*>(decode::decode_attention<T, kDim>);
+    launch.gridDim = dim3(static_cast<unsigned>(args.num_items));
+    launch.blockDim = dim3(decode::kThreads);
+    launch.sharedMemBytes = decode::Shape<kDim>::kSharedBytes;
+    launch.kernelParams = arguments;
+    check(cudaGraphExecKernelNodeSetParams(graph, node, &launch), "decode attention: graph");
+  });
+}
+
 std::int32_t decode_slots(DType dtype, std::int32_t head_dim) {
   return dispatch_attention(dtype, head_dim, [](auto tag, auto dim) {
     using T = typename decltype(tag)::Type;

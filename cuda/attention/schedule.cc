@@ -19,6 +19,19 @@ std::int64_t visible_keys(const Segment& segment, const PrefillItem& item) {
   return std::min(last + 1, std::int64_t{segment.sink} + segment.window + item.tokens);
 }
 
+// Stable, by counting: lists of ten thousands are made while the device waits for them.
+void sort_long_first(std::vector<DecodeItem>& items) {
+  const auto place_of = [](const DecodeItem& item) {
+    return static_cast<std::size_t>(kMaxChunk - (item.end - item.begin));
+  };
+  std::vector<std::size_t> places(static_cast<std::size_t>(kMaxChunk) + 2, 0);
+  for (const DecodeItem& item : items) ++places[place_of(item) + 1];
+  for (std::size_t i = 1; i < places.size(); ++i) places[i] += places[i - 1];
+  std::vector<DecodeItem> sorted(items.size());
+  for (const DecodeItem& item : items) sorted[places[place_of(item)]++] = item;
+  items.swap(sorted);
+}
+
 }  // namespace
 
 std::int64_t chunk_target(std::span<const Segment> heads, std::int64_t slots) {
@@ -77,9 +90,7 @@ std::int64_t schedule_decode(std::span<const Segment> segments, std::int64_t num
       }
     }
   }
-  std::stable_sort(items.begin(), items.end(), [](const DecodeItem& a, const DecodeItem& b) {
-    return a.end - a.begin > b.end - b.begin;
-  });
+  sort_long_first(items);
   return partials;
 }
 

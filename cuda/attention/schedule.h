@@ -10,16 +10,21 @@
 
 namespace moa_rt::cuda {
 
-// Decode lengths are scheduled for by their upper bound in steps of this many tokens, so that a
-// schedule holds for as many steps.
-inline constexpr std::int64_t kLengthStep = 256;
+// Decode lengths are scheduled for by their upper bound in steps of so many tokens, so that a
+// schedule holds for as many decode steps: 256, or an eighth to a quarter of the length.
+inline constexpr std::int64_t length_step(std::int64_t length) {
+  std::int64_t step = 256;
+  while (step * 8 <= length) step *= 2;
+  return step;
+}
 
 // Most and fewest filled slots of a head over all lengths that share a schedule with `length`.
 inline std::int64_t filled_bound(const HeadSpan& head, std::int64_t length) {
-  return filled_slots(head, round_up(length, kLengthStep));
+  return filled_slots(head, round_up(length, length_step(length)));
 }
 inline std::int64_t filled_surely(const HeadSpan& head, std::int64_t length) {
-  return filled_slots(head, round_up(length, kLengthStep) - kLengthStep + 1);
+  const std::int64_t step = length_step(length);
+  return filled_slots(head, round_up(length, step) - step + 1);
 }
 
 // How a sequence's heads are cut into chunks of slots. It depends on the sequence and on the device

@@ -17,7 +17,7 @@ struct Segment {
   // Decode: slots filled at the shortest and the longest length that this table serves.
   std::int32_t sure = 0;
   std::int32_t bound = 0;
-  std::int32_t unused = 0;
+  std::int32_t keep = 0;  // 1: what a decode row overwrites is kept (RopeKernelArgs::kept)
 };
 static_assert(sizeof(Segment) == 40);
 

@@ -45,6 +45,8 @@ struct RopeKernelArgs {
   const std::int32_t* positions = nullptr;   // (M)
   const std::int32_t* row_slices = nullptr;  // (M): which slice a row belongs to
   const Segment* segments = nullptr;
+  std::int64_t stride = 0;     // of the segments of one slice
+  std::byte* kept = nullptr;   // (segments, 2, D): takes what rows of segments that keep overwrite
   const float* cos = nullptr;  // (positions, D / 2)
   const float* sin = nullptr;
   const float* query_norm = nullptr;  // (D) or nullptr

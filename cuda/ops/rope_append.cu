@@ -55,6 +55,16 @@ struct Head {
   }
 
   template <typename T>
+  __device__ static void copy(const T* from, T* to) {
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+      if (pair(i) >= D / 2) continue;
+      to[pair(i)] = from[pair(i)];
+      to[pair(i) + D / 2] = from[pair(i) + D / 2];
+    }
+  }
+
+  template <typename T>
   __device__ void store(T* out) const {
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
@@ -85,11 +95,16 @@ __global__ void __launch_bounds__(kWarps * 32) rope_append(RopeKernelArgs args) 
   }
   if (index < heads) return;
   const int kv_head = (index - heads) % kv_heads;
-  const Segment segment = args.segments[args.row_slices[row] * kv_heads + kv_head];
+  const std::int64_t which = args.row_slices[row] * args.stride + kv_head;
+  const Segment segment = args.segments[which];
   if (segment.count != 1) return;  // a prefilled chunk is appended after it has attended
   const HeadSpan span{segment.sink, segment.window};
   T* keys = reinterpret_cast<T*>(segment.keys);
-  head.store(keys + ((is_value ? span.span() : 0) + slot_of(span, position)) * D);
+  T* slot = keys + ((is_value ? span.span() : 0) + slot_of(span, position)) * D;
+  if (segment.keep != 0) {
+    Head<D>::copy(slot, reinterpret_cast<T*>(args.kept) + (which * 2 + (is_value ? 1 : 0)) * D);
+  }
+  head.store(slot);
 }
 
 }  // namespace

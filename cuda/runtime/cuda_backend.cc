@@ -6,6 +6,8 @@
 #include "core/message.h"
 #include "cuda/attention/attention.h"
 #include "cuda/ops/ops.h"
+#include "cuda/runtime/device_check.h"
+#include "cuda/runtime/device_memory.h"
 #include "moa_rt/error.h"
 
 namespace moa_rt {
@@ -14,40 +16,12 @@ namespace {
 
 constexpr std::int64_t kUploadBytes = std::int64_t{8} << 20;
 constexpr std::int64_t kLoadBlockBytes = std::int64_t{16} << 20;
-constexpr std::int64_t kSmallRows =
-    8;                           // our own product is 1 to 20 % faster than cuBLASLt up to here
-constexpr int kOldestMajor = 8;  // bf16 matrix units and asynchronous copies
+constexpr std::int64_t kSmallRows = 8;  // our own product is 1 to 20 % faster up to here
 
 AttentionDims dims_of(const AttentionShape& shape) {
   return {.query_heads = static_cast<std::int32_t>(shape.num_query_heads),
           .kv_heads = static_cast<std::int32_t>(shape.num_kv_heads),
           .head_dim = static_cast<std::int32_t>(shape.head_dim)};
-}
-
-// G14: what is wrong with the device is said before anything is read or allocated.
-std::string describe_device(const Device& device) {
-  int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess) cudaGetLastError();
-  const std::string name = device_name(device);
-  if (status != cudaSuccess || device.index >= count) {
-    throw DeviceError(describe({.item = "device",
-                                .got = name,
-                                .want = "one of " + std::to_string(count) + " CUDA devices",
-                                .note = status == cudaSuccess ? "" : cudaGetErrorString(status)}));
-  }
-  cudaDeviceProp properties = {};
-  check(cudaGetDeviceProperties(&properties, device.index), "device properties");
-  const std::string capability =
-      std::to_string(properties.major) + "." + std::to_string(properties.minor);
-  if (properties.major < kOldestMajor) {
-    throw DeviceError(describe({.item = name,
-                                .field = "compute capability",
-                                .got = capability,
-                                .want = "8.0 or later",
-                                .note = properties.name}));
-  }
-  return name + " (" + properties.name + ", compute capability " + capability + ")";
 }
 
 Stream make_stream_on(int device) {
@@ -59,7 +33,7 @@ Stream make_stream_on(int device) {
 
 CudaBackend::CudaBackend(const Device& device)
     : allocator_(device.index),
-      description_(describe_device(device)),
+      description_(judge_device(device, ask_device(device))),
       stream_(make_stream_on(device.index)) {
   const DeviceGuard guard(device.index);
   uploader_ = Uploader(kUploadBytes, stream_.get());
@@ -72,13 +46,15 @@ bool CudaBackend::supports_head_dim(std::int64_t head_dim) const {
   return head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128;
 }
 
-std::int64_t CudaBackend::free_bytes() const {
-  const DeviceGuard guard(device().index);
-  std::size_t free = 0;
-  std::size_t total = 0;
-  check(cudaMemGetInfo(&free, &total), "free memory");
-  return static_cast<std::int64_t>(free);
+std::int64_t CudaBackend::free_bytes() const { return free_device_bytes(device().index); }
+
+std::int64_t CudaBackend::runtime_bytes() const { return device_runtime_bytes(); }
+
+void CudaBackend::set_aside(std::int64_t bytes, std::int64_t blocks) {
+  allocator_.set_aside(bytes, blocks);
 }
+
+void CudaBackend::check_alive() const { check_device_alive(device(), stream_.get()); }
 
 std::int64_t CudaBackend::slots(const BackendLimits& limits) const {
   const DeviceGuard guard(device().index);
@@ -86,7 +62,9 @@ std::int64_t CudaBackend::slots(const BackendLimits& limits) const {
 }
 
 std::int64_t CudaBackend::workspace_bytes(const BackendLimits& limits) const {
-  return WorkspaceLayout(limits, slots(limits)).total_bytes;
+  const WorkspaceLayout workspace(limits, slots(limits));
+  return workspace.total_bytes +
+         (workspace.has_loop ? LoopLayout(limits, workspace).bytes_with_padding() : 0);
 }
 
 void CudaBackend::reserve(const BackendLimits& limits) {
@@ -176,8 +154,14 @@ const float* CudaBackend::host_floats(const Tensor& x) {
 
 void CudaBackend::embed(const Matrix& table, std::span<const std::int32_t> tokens, Tensor& out) {
   const DeviceGuard guard(device().index);
-  auto* const ids = workspace<std::int32_t>(tables().layout().tokens);
-  uploader_.upload(ids, tokens.data(), static_cast<std::int64_t>(tokens.size_bytes()));
+  const std::int32_t* ids = nullptr;
+  if (loop_ != nullptr) {
+    ids = loop_->tables().tokens();
+  } else {
+    auto* const uploaded = workspace<std::int32_t>(tables().layout().tokens);
+    uploader_.upload(uploaded, tokens.data(), static_cast<std::int64_t>(tokens.size_bytes()));
+    ids = uploaded;
+  }
   launch_embed(table.storage.data(), table.dtype, ids, out.dim(0), table.cols, out.data<float>(),
                stream_.get());
 }
@@ -212,27 +196,40 @@ void CudaBackend::silu_mul(const Tensor& gate_up, Tensor& out) {
 
 void CudaBackend::rope_append(const RopeArgs& args, Tensor& qkv) {
   const DeviceGuard guard(device().index);
-  StepTables& tables = this->tables();
-  tables.set_rows(args.slices);
-  const StepTables::Layer layer = tables.layer(args.shape, args.layer, args.slices);
   const auto optional = [](const Tensor* x) { return x == nullptr ? nullptr : x->data<float>(); };
-  launch_rope_append({.dims = dims_of(args.shape),
-                      .dtype = limits_.dtype,
-                      .rows = static_cast<std::int32_t>(qkv.dim(0)),
-                      .positions = workspace<std::int32_t>(layout_->positions),
-                      .row_slices = workspace<std::int32_t>(layout_->row_slices),
-                      .segments = layer.segments,
-                      .cos = args.rope->cos.data<float>(),
-                      .sin = args.rope->sin.data<float>(),
-                      .query_norm = optional(args.query_norm),
-                      .key_norm = optional(args.key_norm),
-                      .norm_eps = static_cast<float>(args.norm_eps),
-                      .qkv = qkv.data<float>()},
-                     stream_.get());
+  RopeKernelArgs launch{.dims = dims_of(args.shape),
+                        .dtype = limits_.dtype,
+                        .rows = static_cast<std::int32_t>(qkv.dim(0)),
+                        .cos = args.rope->cos.data<float>(),
+                        .sin = args.rope->sin.data<float>(),
+                        .query_norm = optional(args.query_norm),
+                        .key_norm = optional(args.key_norm),
+                        .norm_eps = static_cast<float>(args.norm_eps),
+                        .qkv = qkv.data<float>()};
+  if (loop_ != nullptr) {
+    const LoopTables& tables = loop_->tables();
+    launch.positions = tables.positions();
+    launch.row_slices = tables.row_slices();
+    launch.segments = tables.segments(args.layer);
+    launch.stride = tables.stride();
+    launch.kept = tables.kept(args.layer);
+  } else {
+    StepTables& tables = this->tables();
+    tables.set_rows(args.slices);
+    launch.positions = workspace<std::int32_t>(layout_->positions);
+    launch.row_slices = workspace<std::int32_t>(layout_->row_slices);
+    launch.segments = tables.layer(args.shape, args.layer, args.slices).segments;
+    launch.stride = args.shape.num_kv_heads;
+  }
+  launch_rope_append(launch, stream_.get());
 }
 
 void CudaBackend::attention(const AttentionArgs& args, const Tensor& qkv, Tensor& out) {
   const DeviceGuard guard(device().index);
+  if (loop_ != nullptr) {
+    decode_recorded(args, qkv, out);
+    return;
+  }
   StepTables& tables = this->tables();
   tables.set_rows(args.slices);
   const StepTables::Layer layer = tables.layer(args.shape, args.layer, args.slices);
@@ -241,20 +238,37 @@ void CudaBackend::attention(const AttentionArgs& args, const Tensor& qkv, Tensor
   if (std::ranges::any_of(args.slices, longer)) prefill(args, layer, qkv, out);
 }
 
+DecodeArgs CudaBackend::decode_args(const AttentionArgs& args, const Tensor& qkv,
+                                    Tensor& out) const {
+  return {.dims = dims_of(args.shape),
+          .dtype = limits_.dtype,
+          .positions = workspace<std::int32_t>(layout_->positions),
+          .qkv = qkv.data<float>(),
+          .out = out.data<float>(),
+          .partial_sums = workspace<float>(layout_->partial_sums),
+          .partial_states = workspace<float>(layout_->partial_states),
+          .counters = workspace<std::int32_t>(layout_->counters)};
+}
+
 void CudaBackend::decode(const AttentionArgs& args, const StepTables::Layer& layer,
                          const Tensor& qkv, Tensor& out) {
+  DecodeArgs launch_args = decode_args(args, qkv, out);
   for (const DecodeLaunch& launch : layer.launches) {
-    launch_decode_attention({.dims = dims_of(args.shape),
-                             .dtype = limits_.dtype,
-                             .items = layer.decode + launch.first,
-                             .num_items = static_cast<std::int32_t>(launch.count),
-                             .positions = workspace<std::int32_t>(layout_->positions),
-                             .qkv = qkv.data<float>(),
-                             .out = out.data<float>(),
-                             .partial_sums = workspace<float>(layout_->partial_sums),
-                             .partial_states = workspace<float>(layout_->partial_states),
-                             .counters = workspace<std::int32_t>(layout_->counters)},
-                            stream_.get());
+    launch_args.items = layer.decode + launch.first;
+    launch_args.num_items = static_cast<std::int32_t>(launch.count);
+    launch_decode_attention(launch_args, stream_.get());
+  }
+}
+
+void CudaBackend::decode_recorded(const AttentionArgs& args, const Tensor& qkv, Tensor& out) {
+  const LoopTables& tables = loop_->tables();
+  DecodeArgs launch_args = decode_args(args, qkv, out);
+  launch_args.positions = tables.positions();
+  for (std::int64_t launch = 0; launch < tables.launches(qkv.dim(0)); ++launch) {
+    launch_args.items = tables.items(args.layer, launch);
+    launch_args.num_items = tables.item_count(args.layer, launch);
+    launch_decode_attention(launch_args, stream_.get());
+    loop_->launched_attention(launch_args, args.layer, launch);
   }
 }
 
@@ -289,9 +303,20 @@ void CudaBackend::prefill(const AttentionArgs& args, const StepTables::Layer& la
 
 void CudaBackend::gather_rows(const Tensor& x, std::span<const std::int64_t> index, Tensor& out) {
   const DeviceGuard guard(device().index);
-  auto* const rows = workspace<std::int64_t>(tables().layout().row_index);
-  uploader_.upload(rows, index.data(), static_cast<std::int64_t>(index.size_bytes()));
+  const std::int64_t* rows = nullptr;
+  if (loop_ != nullptr) {
+    rows = loop_->tables().row_index();
+  } else {
+    auto* const uploaded = workspace<std::int64_t>(tables().layout().row_index);
+    uploader_.upload(uploaded, index.data(), static_cast<std::int64_t>(index.size_bytes()));
+    rows = uploaded;
+  }
   launch_gather_rows(x.data<float>(), rows, out.dim(0), x.dim(1), out.data<float>(), stream_.get());
+}
+
+std::unique_ptr<DecodeLoop> CudaBackend::decode_loop(const DecodeModel& model) {
+  if (!layout_ || !layout_->has_loop) return nullptr;
+  return std::make_unique<CudaDecodeLoop>(*this, limits_, *layout_, slots(limits_), model);
 }
 
 }  // namespace cuda

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 
+#include "cuda/runtime/decode_loop.h"
 #include "cuda/runtime/device_allocator.h"
 #include "cuda/runtime/handles.h"
 #include "cuda/runtime/matmul.h"
@@ -32,6 +33,9 @@ class CudaBackend final : public Backend {
   bool supports(DType dtype) const override { return dtype != DType::kF32; }
   bool supports_head_dim(std::int64_t head_dim) const override;
   std::int64_t free_bytes() const override;
+  std::int64_t runtime_bytes() const override;
+  void set_aside(std::int64_t bytes, std::int64_t blocks) override;
+  void check_alive() const override;
 
   std::int64_t workspace_bytes(const BackendLimits& limits) const override;
   void reserve(const BackendLimits& limits) override;
@@ -52,7 +56,23 @@ class CudaBackend final : public Backend {
   void attention(const AttentionArgs& args, const Tensor& qkv, Tensor& out) override;
   void gather_rows(const Tensor& x, std::span<const std::int64_t> index, Tensor& out) override;
 
+  std::unique_ptr<DecodeLoop> decode_loop(const DecodeModel& model) override;
+
   cudaStream_t stream() const { return stream_.get(); }
+
+  // While it lives, operations take their tables from a loop instead of uploading their own.
+  class LoopScope {
+   public:
+    LoopScope(CudaBackend& backend, CudaDecodeLoop& loop) : backend_(backend) {
+      backend_.loop_ = &loop;
+    }
+    ~LoopScope() { backend_.loop_ = nullptr; }
+    LoopScope(const LoopScope&) = delete;
+    LoopScope& operator=(const LoopScope&) = delete;
+
+   private:
+    CudaBackend& backend_;
+  };
 
  private:
   template <typename T>
@@ -63,6 +83,8 @@ class CudaBackend final : public Backend {
   std::int64_t slots(const BackendLimits& limits) const;
   void decode(const AttentionArgs& args, const StepTables::Layer& layer, const Tensor& qkv,
               Tensor& out);
+  void decode_recorded(const AttentionArgs& args, const Tensor& qkv, Tensor& out);
+  DecodeArgs decode_args(const AttentionArgs& args, const Tensor& qkv, Tensor& out) const;
   void prefill(const AttentionArgs& args, const StepTables::Layer& layer, const Tensor& qkv,
                Tensor& out);
 
@@ -77,6 +99,7 @@ class CudaBackend final : public Backend {
   std::optional<WorkspaceLayout> layout_;
   std::optional<StepTables> tables_;
   PinnedBuffer read_back_;
+  CudaDecodeLoop* loop_ = nullptr;
 };
 
 }  // namespace moa_rt::cuda

@@ -1,6 +1,6 @@
 // The tables of a step on the device: where its rows stand, which slots its heads own, and which
 // block of an attention kernel does what. Uploaded only when they change: over decode steps, once
-// in kLengthStep tokens.
+// in length_step() tokens.
 #pragma once
 
 #include <cstdint>

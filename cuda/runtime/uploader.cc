@@ -12,6 +12,7 @@ void Uploader::upload(void* target, const void* source, std::int64_t bytes) {
     if (used_ == buffer_.bytes()) {
       check(cudaStreamSynchronize(stream_), "upload");
       used_ = 0;
+      ++waits_;
     }
     const std::int64_t now = std::min(bytes, buffer_.bytes() - used_);
     std::byte* staged = buffer_.data() + used_;

@@ -15,11 +15,13 @@ class Uploader {
   Uploader(std::int64_t bytes, cudaStream_t stream) : buffer_(bytes), stream_(stream) {}
 
   void upload(void* target, const void* source, std::int64_t bytes);
+  std::int64_t waits() const { return waits_; }  // for the stream, so far
 
  private:
   PinnedBuffer buffer_;
   cudaStream_t stream_ = nullptr;
   std::int64_t used_ = 0;
+  std::int64_t waits_ = 0;
 };
 
 }  // namespace moa_rt::cuda

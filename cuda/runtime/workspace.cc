@@ -14,6 +14,8 @@ namespace {
 constexpr std::int64_t kMaxPartialBytes = std::int64_t{128} << 20;
 // Tables of more layers than fit here are uploaded again in every step.
 constexpr std::int64_t kMaxTableBytes = std::int64_t{256} << 20;
+// Where decode has a loop with tables of its own, few rows of one token are left to others.
+constexpr std::int64_t kMaxTableBytesBesideLoop = std::int64_t{32} << 20;
 
 }  // namespace
 
@@ -38,7 +40,9 @@ WorkspaceLayout::WorkspaceLayout(const BackendLimits& limits, std::int64_t slots
   const std::int64_t table_bytes =
       max_decode_items * static_cast<std::int64_t>(sizeof(DecodeItem)) +
       max_segments * static_cast<std::int64_t>(sizeof(Segment));
-  table_copies = std::clamp<std::int64_t>(kMaxTableBytes / table_bytes, 1, limits.num_layers);
+  has_loop = limits.vocab > 0 && limits.num_layers * table_bytes <= kMaxTableBytes;
+  table_copies = std::clamp<std::int64_t>(
+      (has_loop ? kMaxTableBytesBesideLoop : kMaxTableBytes) / table_bytes, 1, limits.num_layers);
 
   const auto place = [this](std::int64_t& offset, std::int64_t bytes) {
     offset = total_bytes;

@@ -21,6 +21,7 @@ struct WorkspaceLayout {
   std::int64_t max_prefill_items = 0;     // of a layer
   std::int64_t max_segments = 0;          // of a layer
   std::int64_t table_copies = 1;          // layers whose tables stay on the device at once
+  bool has_loop = false;                  // a decode loop with tables of all layers is wanted
 
   std::int64_t tokens = 0;          // int32 (rows)
   std::int64_t positions = 0;       // int32 (rows)

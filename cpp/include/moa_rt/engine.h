@@ -118,6 +118,11 @@ struct EngineStats {
   double decode_seconds = 0.0;
   std::int64_t decode_bytes = 0;  // weights and KV read by decode steps, for achieved GB/s
   std::int64_t allocations = 0;   // blocks ever taken from the device's allocator
+  // Of decode that stays on the device, one CUDA graph a step; 0 elsewhere.
+  std::int64_t loop_steps = 0;    // steps launched
+  std::int64_t graph_builds = 0;  // graphs recorded: one for each size of batch
+  std::int64_t graph_nodes = 0;   // of the step launched last
+  std::int64_t device_waits = 0;  // times the host waited with no further step queued
 };
 
 // The bytes an engine with these options will need, from the configuration alone: no weight is

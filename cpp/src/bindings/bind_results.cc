@@ -77,8 +77,13 @@ void bind_figures(py::module_& module) {
       .def_readonly("decode_seconds", &EngineStats::decode_seconds)
       .def_readonly("decode_bytes", &EngineStats::decode_bytes)
       .def_readonly("allocations", &EngineStats::allocations)
+      .def_readonly("loop_steps", &EngineStats::loop_steps)
+      .def_readonly("graph_builds", &EngineStats::graph_builds)
+      .def_readonly("graph_nodes", &EngineStats::graph_nodes)
+      .def_readonly("device_waits", &EngineStats::device_waits)
       .def("__repr__", repr_of({"steps", "prefill_tokens", "decode_tokens", "prefill_seconds",
-                                "decode_seconds", "decode_bytes", "allocations"}));
+                                "decode_seconds", "decode_bytes", "allocations", "loop_steps",
+                                "graph_builds", "graph_nodes", "device_waits"}));
   py::class_<MemoryPrediction>(module, "MemoryPrediction",
                                "Bytes an engine will need, from the configuration alone.")
       .def_readonly("weights", &MemoryPrediction::weights)

@@ -1,5 +1,5 @@
-// Backend: what a device must be able to do for the decoder. The only virtual interface of the
-// library.
+// Backend: what a device must be able to do for the decoder. With the DecodeLoop it may give out,
+// the only virtual interface of the library.
 //
 // Contracts and checks live in ops/ops.h; a backend may assume that its arguments have passed them.
 // Shapes: M rows (tokens of all sequences of a step, one after the other), H hidden, Hq query
@@ -18,6 +18,7 @@
 #include "core/tensor.h"
 #include "moa_rt/model_config.h"
 #include "moa_rt/types.h"
+#include "ops/decode_loop.h"
 
 namespace moa_rt {
 
@@ -65,6 +66,7 @@ struct BackendLimits {
   std::int64_t max_matrix_cols = 0;  // largest K of any matmul
   DType dtype = DType::kF32;         // of matrices and caches
   std::int64_t num_layers = 1;
+  std::int64_t vocab = 0;  // columns of the logits; 0: no decode loop is wanted
 };
 
 class Backend {
@@ -77,8 +79,17 @@ class Backend {
   virtual bool supports(DType dtype) const = 0;  // as matrix and cache type
   virtual bool supports_head_dim(std::int64_t head_dim) const = 0;
 
-  // Bytes free for this process, now.
+  // What the device's own runtime takes of its memory beside all that we allocate: its context,
+  // our code, libraries.
+  virtual std::int64_t runtime_bytes() const { return 0; }
+  // Bytes free for this process, now, counting runtime_bytes() as free although some may be taken.
   virtual std::int64_t free_bytes() const = 0;
+  // Takes the bytes of up to `blocks` blocks at once, before the first of them is wanted, so that
+  // too little memory shows before a weight is read and caches come and go at no cost. Throws
+  // ResourceError. Allocations of the host need none of this.
+  virtual void set_aside(std::int64_t /*bytes*/, std::int64_t /*blocks*/) {}
+  // Throws DeviceError once the device has been lost: nothing works on it any more.
+  virtual void check_alive() const {}
 
   // Workspaces: predicted from the limits, allocated once by reserve().
   virtual std::int64_t workspace_bytes(const BackendLimits& limits) const = 0;
@@ -132,6 +143,10 @@ class Backend {
 
   // out (R, H) = rows `index` of x (M, H).
   virtual void gather_rows(const Tensor& x, std::span<const std::int64_t> index, Tensor& out) = 0;
+
+  // Decode that stays on the device, after reserve(); nullptr where there is none. The backend and
+  // what the model refers to must outlive it.
+  virtual std::unique_ptr<DecodeLoop> decode_loop(const DecodeModel&) { return nullptr; }
 };
 
 // isa: "auto", "portable", "avx2", "avx512", "avx512_bf16". Throws UnsupportedError if this

@@ -13,6 +13,13 @@
 
 namespace moa_rt {
 
+namespace {
+
+// Blocks of memory beside a layer's weights: caches that live at the same time, and scratch.
+constexpr std::int64_t kMaxBlocks = 8192;
+
+}  // namespace
+
 Engine::Impl::Impl(const std::string& model_dir, const EngineOptions& options) : owner_(getpid()) {
   LoadPlan plan = prepare_load(model_dir, options);
   const std::int64_t free_bytes = plan.backend->free_bytes();
@@ -30,6 +37,9 @@ Engine::Impl::Impl(const std::string& model_dir, const EngineOptions& options) :
   tokenizer_ = std::move(plan.tokenizer);
   check_tokenizer(model_dir);
 
+  // Everything of the model's, and room for some thousand caches.
+  backend_->set_aside(prediction_.total(0) - prediction_.runtime + options_.kv_cache_bytes,
+                      kMaxBlocks + 16 * config_.num_hidden_layers);
   backend_->reserve(plan.backend_limits());
   activations_ =
       Activations::allocate(backend_->allocator(), config_, plan.step_rows(), plan.logit_rows());
@@ -39,6 +49,7 @@ Engine::Impl::Impl(const std::string& model_dir, const EngineOptions& options) :
   const std::int64_t valid_vocab =
       tokenizer_ ? std::min(tokenizer_->vocab_size(), config_.vocab_size) : config_.vocab_size;
   sampler_ = std::make_unique<Sampler>(config_.vocab_size, valid_vocab);
+  open_loop(valid_vocab);
 
   const auto batch = static_cast<std::size_t>(options_.max_batch);
   batch_.reserve(batch);
@@ -82,6 +93,7 @@ std::unique_lock<FairMutex> Engine::Impl::enter() const {
   check_usable();
   std::unique_lock<FairMutex> lock(mutex_);
   if (closed_.load()) throw StateError("engine is closed");
+  backend_->check_alive();
   return lock;
 }
 
@@ -102,11 +114,15 @@ void Engine::Impl::close() {
   }
   const auto lock = lock_unless_forked();
   if (closed_.exchange(true)) return;
+  batch_.clear();
+  for (const auto& request : running_) batch_.push_back(request.get());
+  if (loop_) empty_loop();  // before its requests end, and without an error from a lost device
   for (const auto& request : queue_) end_request(*request, FinishReason::kCancelled);
   for (const auto& request : running_) end_request(*request, FinishReason::kCancelled);
   queue_.clear();
   running_.clear();
   sessions_.clear();
+  loop_.reset();
   decoder_.reset();
   activations_ = {};
   sampler_.reset();
@@ -144,6 +160,13 @@ EngineStats Engine::Impl::stats() const {
   const auto lock = enter();
   EngineStats stats = stats_;
   stats.allocations = backend_->allocator().calls();
+  if (loop_) {
+    const DecodeCounters counters = loop_->counters();
+    stats.loop_steps = counters.steps;
+    stats.graph_builds = counters.builds;
+    stats.graph_nodes = counters.nodes;
+    stats.device_waits = counters.waits;
+  }
   return stats;
 }
 

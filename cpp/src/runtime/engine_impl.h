@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <atomic>
 #include <deque>
 #include <functional>
@@ -117,12 +118,27 @@ class Engine::Impl {
   void abandon_batch(const TokenEvent& ending);
   void sample_rows();
   void accept_token(Request& request, std::span<const float> logits);
+  void take_token(Request& request, std::int32_t token);
+  void deliver_token(Request& request, std::optional<TokenLogprob> logprob);
   void hand_back(const Request& request, Session& session);
   void finish(Request& request, TokenEvent event);
   void end_request(Request& request, FinishReason reason);
   void fail(Request& request, ErrorCode code, const std::string& message);
   void remove_finished();
   void emit(const Request& request, TokenEvent event);
+
+  // --- loop_step.cc
+  void open_loop(std::int64_t valid_vocab);
+  bool step_loop();
+  void seat_requests();
+  void launch_loop();
+  void close_gaps(std::int64_t seated);
+  void collect_loop();
+  void accept_result(Request& request, const DecodeResult& result);
+  void forget_dead_steps();
+  void leave_loop(Request& request);
+  void forget_rows(Request* request);
+  void empty_loop() noexcept;
 
   ModelConfig config_;
   EngineOptions options_;
@@ -136,6 +152,12 @@ class Engine::Impl {
   Activations activations_;
   std::unique_ptr<Sampler> sampler_;
   MemoryPrediction prediction_;
+
+  std::unique_ptr<DecodeLoop> loop_;  // none: decode runs operation by operation
+  std::vector<Request*> loop_rows_;   // who has which row
+  // Who is in the steps launched and not collected, by row; loop_oldest_ is the one to collect.
+  std::array<std::vector<Request*>, 2> loop_launched_;
+  int loop_oldest_ = 0;
 
   std::deque<std::unique_ptr<Request>> queue_;
   std::vector<std::unique_ptr<Request>> running_;

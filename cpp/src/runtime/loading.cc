@@ -93,7 +93,8 @@ BackendLimits LoadPlan::backend_limits() const {
           .max_matrix_cols =
               std::max({config.hidden_size, config.intermediate_size, config.query_size()}),
           .dtype = dtype,
-          .num_layers = config.num_hidden_layers};
+          .num_layers = config.num_hidden_layers,
+          .vocab = config.vocab_size};
 }
 
 LoadPlan prepare_load(const std::string& model_dir, const EngineOptions& options) {
@@ -117,7 +118,9 @@ LoadPlan prepare_load(const std::string& model_dir, const EngineOptions& options
     plan.tokenizer = Tokenizer::load(model_dir);
   }
   const std::int64_t tokenizer_bytes = plan.tokenizer ? plan.tokenizer->memory_bytes() : 0;
-  plan.memory = predict(plan, tokenizer_bytes + kProcessBytes);
+  const bool on_host = plan.backend->device().type == DeviceType::kCpu;
+  plan.memory =
+      predict(plan, on_host ? tokenizer_bytes + kProcessBytes : plan.backend->runtime_bytes());
   return plan;
 }
 

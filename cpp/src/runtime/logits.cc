@@ -18,13 +18,10 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 [[noreturn]] void fail_not_finite(std::span<const float> logits) {
   for (std::size_t i = 0; i < logits.size(); ++i) {
     if (logits[i] <= kLargest) continue;
-    throw NumericError(describe({.item = "logits",
-                                 .field = "token " + std::to_string(i),
-                                 .got = std::isnan(logits[i]) ? "NaN" : "+inf",
-                                 .want = "a finite number"}));
+    fail_logits(std::isnan(logits[i]) ? LogitFault::kNotANumber : LogitFault::kInfinite,
+                static_cast<std::int64_t>(i));
   }
-  throw NumericError(
-      describe({.item = "logits", .got = "-inf for every token", .want = "a finite number"}));
+  fail_logits(LogitFault::kNothingLeft, 0);
 }
 
 double log_sum_exp(std::span<const float> logits, float top) {
@@ -43,6 +40,17 @@ void check_token(std::span<const float> logits, std::int64_t token) {
 }
 
 }  // namespace
+
+void fail_logits(LogitFault fault, std::int64_t token) {
+  if (fault == LogitFault::kNothingLeft) {
+    throw NumericError(
+        describe({.item = "logits", .got = "-inf for every token", .want = "a finite number"}));
+  }
+  throw NumericError(describe({.item = "logits",
+                               .field = "token " + std::to_string(token),
+                               .got = fault == LogitFault::kNotANumber ? "NaN" : "+inf",
+                               .want = "a finite number"}));
+}
 
 float finite_max(std::span<const float> logits) {
   // Independent lanes, so that the compiler can use vector registers without reordering rules.

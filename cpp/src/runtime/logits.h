@@ -5,12 +5,16 @@
 #include <span>
 
 #include "moa_rt/engine.h"
+#include "ops/decode_loop.h"
 
 namespace moa_rt {
 
 // Largest of a row. Throws NumericError for NaN, +inf or a row of -inf only (L1, L2); a single -inf
 // is a token that is ruled out.
 float finite_max(std::span<const float> logits);
+
+// Throws the NumericError of a row that finite_max() refuses; `token` is the first at fault.
+[[noreturn]] void fail_logits(LogitFault fault, std::int64_t token);
 
 // Index of the first element equal to `value`, which must be there: equal logits, lowest id wins
 // (L2).

@@ -57,6 +57,12 @@ struct Request {
   std::optional<IncrementalDetokenizer> detokenizer;
   bool finished = false;
 
+  // In the decode loop: its row, -1 without one, whether the next step runs it, and steps launched
+  // that have not been collected.
+  std::int64_t row = -1;
+  bool seated = false;
+  std::int64_t pending_steps = 0;
+
   bool prefilling() const { return prefilled < static_cast<std::int64_t>(prompt.size()); }
   std::int64_t prompt_left() const { return static_cast<std::int64_t>(prompt.size()) - prefilled; }
 };

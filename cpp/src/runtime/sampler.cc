@@ -58,18 +58,6 @@ void check_logit_bias(const SamplingOptions& options, std::int64_t vocab) {
                                 .want = "each token once"}));
 }
 
-std::uint64_t split_mix(std::uint64_t state) {
-  state = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  state = (state ^ (state >> 27)) * 0x94d049bb133111ebULL;
-  return state ^ (state >> 31);
-}
-
-// Keeps penalised logits finite: a penalty near 0 must not turn one into an infinity.
-float saturate(double score) {
-  constexpr auto kLargest = static_cast<double>(std::numeric_limits<float>::max());
-  return static_cast<float>(std::clamp(score, -kLargest, kLargest));
-}
-
 }  // namespace
 
 // Every bound is two-sided and written so that NaN fails it.
@@ -93,10 +81,16 @@ bool uses_history(const SamplingOptions& options) {
          options.frequency_penalty != 0.0;
 }
 
-double uniform_draw(std::uint64_t seed, std::uint64_t step) {
-  constexpr std::uint64_t kGolden = 0x9e3779b97f4a7c15ULL;
-  const std::uint64_t bits = split_mix(split_mix(seed + kGolden) + (step + 1) * kGolden);
-  return static_cast<double>(bits >> 11) * 0x1.0p-53;
+SamplingPlan plan_sampling(const SamplingOptions& options) {
+  return {.greedy = options.temperature < kGreedyBelow,
+          .temperature = options.temperature,
+          .least = options.temperature * std::max(std::log(options.min_p), kNegligible),
+          .top_k = options.top_k,
+          .top_p = options.top_p,
+          .uses_history = uses_history(options),
+          .repetition_penalty = options.repetition_penalty,
+          .frequency_penalty = options.frequency_penalty,
+          .presence_penalty = options.presence_penalty};
 }
 
 Sampler::Sampler(std::int64_t vocab, std::int64_t valid_vocab)
@@ -107,10 +101,11 @@ Sampler::Sampler(std::int64_t vocab, std::int64_t valid_vocab)
   }
   scores_.resize(static_cast<std::size_t>(valid_vocab));
   candidates_.reserve(static_cast<std::size_t>(valid_vocab));
+  ranked_.reserve(static_cast<std::size_t>(valid_vocab));
 }
 
 std::int64_t Sampler::predict_bytes(std::int64_t vocab) {
-  return vocab * static_cast<std::int64_t>(sizeof(float) + sizeof(Candidate));
+  return vocab * static_cast<std::int64_t>(sizeof(float) + 2 * sizeof(Candidate));
 }
 
 std::int32_t Sampler::sample(std::span<const float> logits, const SamplingOptions& options,
@@ -127,10 +122,12 @@ std::int32_t Sampler::sample(std::span<const float> logits, const SamplingOption
     scores = scores_;
     top = finite_max(scores);
   }
-  if (options.temperature < kGreedyBelow) return first_equal(scores, top);
+  const SamplingPlan plan = plan_sampling(options);
+  if (plan.greedy) return first_equal(scores, top);
 
-  collect(scores, top, options);
-  double mass = weigh(top, options.temperature);
+  collect(scores, top, plan);
+  if (plan.top_k > 0) keep_top_k(plan.top_k);
+  double mass = weigh(top, plan.temperature);
   if (options.top_p < 1.0) mass = keep_top_p(mass, options.top_p);
   return draw(mass, uniform_draw(seed, static_cast<std::uint64_t>(step)));
 }
@@ -141,20 +138,15 @@ void Sampler::adjust(std::span<const float> row, const SamplingOptions& options,
   const auto score_of = [this](std::int64_t token) -> float* {
     return token < valid_vocab_ ? &scores_[static_cast<std::size_t>(token)] : nullptr;
   };
-  constexpr float kRuledOut = -std::numeric_limits<float>::infinity();
   for (const auto& [token, bias] : options.logit_bias) {
-    float* score = score_of(token);
-    if (score != nullptr && *score != kRuledOut) *score = saturate(*score + bias);
+    if (float* score = score_of(token)) *score = biased(*score, bias);
   }
   if (uses_history(options)) {
     for (const TokenHistory::Entry& entry : history.entries()) {
       float* score = score_of(entry.token);
-      if (score == nullptr || *score == kRuledOut) continue;
-      const double penalty = options.repetition_penalty;
-      double value = *score > 0.0f ? *score / penalty : *score * penalty;
-      value -= options.frequency_penalty * entry.output_count;
-      if (entry.output_count > 0) value -= options.presence_penalty;
-      *score = saturate(value);
+      if (score == nullptr) continue;
+      *score = penalised(*score, options.repetition_penalty, options.frequency_penalty,
+                         options.presence_penalty, entry.output_count);
     }
   }
   for (const std::int64_t token : banned) {
@@ -168,19 +160,21 @@ bool Sampler::better(const Candidate& a, const Candidate& b) {
 
 // Top-k and min-p both keep the first so many in order of score, so their order does not matter:
 // min-p, a plain comparison, goes first.
-void Sampler::collect(std::span<const float> scores, float top, const SamplingOptions& options) {
-  const double least = options.temperature * std::max(std::log(options.min_p), kNegligible);
+void Sampler::collect(std::span<const float> scores, float top, const SamplingPlan& plan) {
   candidates_.clear();
   for (std::size_t i = 0; i < scores.size(); ++i) {
     const double below_top = static_cast<double>(scores[i]) - static_cast<double>(top);
-    if (!(below_top >= least)) continue;
+    if (!(below_top >= plan.least)) continue;
     candidates_.push_back({.score = scores[i], .token = static_cast<std::int32_t>(i)});
   }
-  const auto top_k = static_cast<std::size_t>(options.top_k);
-  if (top_k == 0 || top_k >= candidates_.size()) return;
-  const auto end = candidates_.begin() + options.top_k;
-  std::nth_element(candidates_.begin(), end, candidates_.end(), better);
-  candidates_.resize(top_k);
+}
+
+void Sampler::keep_top_k(std::int64_t top_k) {
+  if (top_k >= static_cast<std::int64_t>(candidates_.size())) return;
+  ranked_ = candidates_;
+  const auto last = ranked_.begin() + (top_k - 1);
+  std::nth_element(ranked_.begin(), last, ranked_.end(), better);
+  std::erase_if(candidates_, [cut = *last](const Candidate& c) { return better(cut, c); });
 }
 
 double Sampler::weigh(float top, double temperature) {
@@ -204,8 +198,9 @@ double Sampler::keep_top_p(double total, double top_p) {
   constexpr std::ptrdiff_t kSortable = 32;
   const double target = top_p * total;
   double mass = 0.0;  // of what is before `first`, all of it better than the rest
-  auto first = candidates_.begin();
-  auto last = candidates_.end();
+  ranked_ = candidates_;
+  auto first = ranked_.begin();
+  auto last = ranked_.end();
   while (last - first > kSortable) {
     const auto middle = first + (last - first) / 2;
     std::nth_element(first, middle, last, better);
@@ -220,7 +215,10 @@ double Sampler::keep_top_p(double total, double top_p) {
   }
   std::sort(first, last, better);
   while (first != last && mass < target) mass += (first++)->weight;
-  candidates_.erase(first, candidates_.end());
+  if (first != ranked_.end()) {
+    const Candidate cut = *std::prev(first);  // at least one is kept: the target is above 0
+    std::erase_if(candidates_, [&](const Candidate& c) { return better(cut, c); });
+  }
   return mass;
 }
 

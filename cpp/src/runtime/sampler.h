@@ -10,7 +10,7 @@
 //   6. min-p: at least min_p times the probability of the likeliest
 //   7. top-p: in order of falling probability until top_p of what is left is reached (arXiv
 //   1904.09751)
-// and one draw from what remains.
+// and one draw from what remains, taken in order of token id.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,8 @@
 #include <vector>
 
 #include "moa_rt/engine.h"
+#include "ops/decode_loop.h"
+#include "ops/sampling_math.h"
 #include "runtime/logits.h"
 #include "runtime/token_history.h"
 
@@ -30,10 +32,8 @@ void validate_sampling(const SamplingOptions& options, std::int64_t vocab);
 // Whether these options look at the tokens seen so far; without, a history may stay empty.
 bool uses_history(const SamplingOptions& options);
 
-// Uniform in [0, 1) with 53 bits. A function of its two arguments alone, so a request draws the
-// same numbers whatever its batch: output `step` of SplitMix64 (Steele, Lea, Flood 2014) started
-// from a hash of the seed.
-double uniform_draw(std::uint64_t seed, std::uint64_t step);
+// The options as the device is told them. They must have been validated.
+SamplingPlan plan_sampling(const SamplingOptions& options);
 
 class Sampler {
  public:
@@ -60,7 +60,8 @@ class Sampler {
 
   void adjust(std::span<const float> row, const SamplingOptions& options,
               const TokenHistory& history, std::span<const std::int64_t> banned);
-  void collect(std::span<const float> scores, float top, const SamplingOptions& options);
+  void collect(std::span<const float> scores, float top, const SamplingPlan& plan);
+  void keep_top_k(std::int64_t top_k);
   double weigh(float top, double temperature);
   double keep_top_p(double total, double top_p);
   std::int32_t draw(double mass, double uniform) const;
@@ -68,7 +69,8 @@ class Sampler {
   std::int64_t vocab_;
   std::int64_t valid_vocab_;
   std::vector<float> scores_;          // adjusted logits
-  std::vector<Candidate> candidates_;  // never more than valid_vocab_
+  std::vector<Candidate> candidates_;  // by token; never more than valid_vocab_
+  std::vector<Candidate> ranked_;      // a copy of them, for finding a cut
 };
 
 }  // namespace moa_rt

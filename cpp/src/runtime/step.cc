@@ -96,9 +96,14 @@ void Engine::Impl::collect_slices(bool prefill) {
 
 void Engine::Impl::run_batch(bool prefill) {
   const auto start = std::chrono::steady_clock::now();
-  collect_slices(prefill);
+  const bool looped = !prefill && loop_ != nullptr;
   try {
-    compute_batch(prefill);
+    if (looped) {
+      if (!step_loop()) throw Interrupted();
+    } else {
+      collect_slices(prefill);
+      compute_batch(prefill);
+    }
   } catch (const Interrupted&) {
     abandon_batch(cancelled_event());
     throw;
@@ -147,6 +152,8 @@ void Engine::Impl::compute_batch(bool prefill) {
 // An abandoned step leaves caches that hold some layers of the new tokens and not others, or tokens
 // whose successor was never sampled: nothing that used them may go on.
 void Engine::Impl::abandon_batch(const TokenEvent& ending) {
+  const bool looped = std::ranges::any_of(batch_, [](const Request* r) { return r->row >= 0; });
+  if (looped) empty_loop();
   for (Request* request : batch_) {
     if (request->finished) continue;
     const Session* session = request->session;
@@ -182,14 +189,27 @@ void Engine::Impl::accept_token(Request& request, std::span<const float> logits)
   const std::int32_t token =
       sampler_->sample(logits, request.options.sampling, request.history, request.seed, index,
                        stop_allowed ? std::span<const std::int64_t>() : request.stops.token_ids());
+  take_token(request, token);
+  std::optional<TokenLogprob> logprob;
+  if (request.options.logprobs >= 0) {
+    logprob = token_logprob(logits, token, request.options.logprobs);
+  }
+  deliver_token(request, std::move(logprob));
+}
+
+void Engine::Impl::take_token(Request& request, std::int32_t token) {
   request.output.push_back(token);
   if (uses_history(request.options.sampling)) request.history.add_output(token);
+}
 
+// What the token taken last means to the request and whoever listens to it.
+void Engine::Impl::deliver_token(Request& request, std::optional<TokenLogprob> logprob) {
+  const std::int32_t token = request.output.back();
+  const auto index = static_cast<std::int64_t>(request.output.size()) - 1;
+  const bool stop_allowed = index + 1 >= request.options.min_new_tokens;
   TokenEvent event;
   event.token = token;
-  if (request.options.logprobs >= 0) {
-    event.logprob = token_logprob(logits, token, request.options.logprobs);
-  }
+  event.logprob = std::move(logprob);
   const bool stopped = stop_allowed && request.stops.is_stop_token(token);
   if (request.detokenizer && !stopped) {
     event.text = request.stops.push(request.detokenizer->push(token));
@@ -225,6 +245,7 @@ void Engine::Impl::finish(Request& request, TokenEvent event) {
     event.text += request.stops.push(request.detokenizer->finish());
     event.text += request.stops.finish();
   }
+  leave_loop(request);
   if (request.session != nullptr) hand_back(request, *request.session);
   request.finished = true;
   {

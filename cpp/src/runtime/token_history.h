@@ -5,15 +5,14 @@
 #include <span>
 #include <vector>
 
+#include "ops/decode_loop.h"
+
 namespace moa_rt {
 
 // A set of distinct tokens with counts. Adding to it allocates nothing within what was reserved.
 class TokenHistory {
  public:
-  struct Entry {
-    std::int32_t token = 0;
-    std::int32_t output_count = 0;  // times in the output; 0: only in the prompt
-  };
+  using Entry = SeenToken;
 
   // Room for `tokens` tokens, all of them different.
   void reserve(std::int64_t tokens);
