@@ -23,10 +23,12 @@ import typer
 from moa_tools.bench import commands as bench_commands
 from moa_tools.calibrate import commands as calibrate_commands
 from moa_tools.evaluate import commands as evaluate_commands
+from moa_tools.pipeline import commands as pipeline_commands
 from moa_tools.plan import commands as plan_commands
 from moa_tools.profile import commands as profile_commands
 from moa_tools.search import commands as search_commands
 from moa_tools.verify import commands as verify_commands
+from moa_tools.validate import commands as validate_commands
 
 app = typer.Typer(
     help="Offline tools of moa_rt: convert checkpoints, import and inspect plans.",
@@ -38,6 +40,8 @@ app.add_typer(plan_commands.app, name="plan")
 app.add_typer(bench_commands.app, name="bench")
 app.command("eval")(evaluate_commands.eval_)
 app.command("calibrate")(calibrate_commands.calibrate)
+app.command("validate")(validate_commands.validate)
+app.command("pipeline")(pipeline_commands.pipeline)
 app.command("profile")(profile_commands.profile)
 app.command("verify")(verify_commands.verify)
 app.command("search")(search_commands.search)

@@ -8,7 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moa_rt import ArgumentError, Engine, ModelConfig, ResourceError
+from moa_rt import (
+    ArgumentError,
+    Engine,
+    FormatError,
+    MismatchError,
+    ModelConfig,
+    ResourceError,
+)
 
 from moa_tools.calibrate import answers
 from moa_tools.calibrate.exercises import Context, Draft, make_draft
@@ -83,8 +90,10 @@ def calibrate(
     with io_errors(place, "create"):
         place.mkdir(parents=True, exist_ok=True)
     key = key_of(manifest)
-    if (place / MANIFEST).exists() and not overwrite:
-        return _existing(place, config, key)
+    if (place / MANIFEST).exists():
+        existing = _existing(place, config, key, overwrite)
+        if existing is not None:
+            return existing
     with Journal(place / JOURNAL, key) as journal:
         if len(journal):
             reporter.info(f"{place}: going on after {len(journal)} answers")
@@ -103,14 +112,21 @@ def calibrate(
     return CalibrationSet(tuple(samples), manifest)
 
 
-def _existing(place: Path, config: ModelConfig, key: str) -> CalibrationSet:
-    found = load_samples(place, config=config)
-    if key_of({name: value for name, value in found.manifest.items() if name != "tally"}) != key:
-        raise ArgumentError(
-            f"OUT: {str(place)!r}: holds a calibration set made with other options or text; "
-            "--overwrite replaces it"
-        )
-    return found
+def _existing(place: Path, config: ModelConfig, key: str, overwrite: bool) -> CalibrationSet | None:
+    """The set that is there if it is the one asked for; None if it may be replaced."""
+    try:
+        found = load_samples(place, config=config)
+        if key_of({k: v for k, v in found.manifest.items() if k != "tally"}) == key:
+            return found
+    except (FormatError, MismatchError):
+        if not overwrite:
+            raise
+    if overwrite:
+        return None
+    raise ArgumentError(
+        f"OUT: {str(place)!r}: holds a calibration set made with other options or text; "
+        "--overwrite replaces it"
+    )
 
 
 def _manifest(

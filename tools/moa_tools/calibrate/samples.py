@@ -10,7 +10,7 @@ from typing import Any, Literal
 from moa_rt import MAX_TOKENS, ArgumentError, FormatError, MismatchError, ModelConfig
 
 from moa_tools import strict_json
-from moa_tools.files import read_bounded, write_atomic
+from moa_tools.files import io_errors, read_bounded, write_atomic
 
 Split = Literal["profile", "validate", "heldout"]
 SPLITS: tuple[Split, ...] = ("profile", "validate", "heldout")
@@ -104,9 +104,11 @@ class CalibrationSet:
 def save(directory: Path, samples: Sequence[Sample], manifest: Mapping[str, Any]) -> None:
     """Writes a set; the manifest last, so that a directory with one is complete.
 
-    Raises IoError or ResourceError (disk full); files of an earlier set stay whole.
+    Raises IoError or ResourceError (disk full).
     """
     lines = b"".join(_line(sample) for sample in samples)
+    with io_errors(directory / MANIFEST, "remove"):
+        (directory / MANIFEST).unlink(missing_ok=True)
     write_atomic(directory / SAMPLES, lines)
     write_atomic(directory / MANIFEST, strict_json.dump(dict(manifest)))
 

@@ -1,0 +1,1 @@
+"""From a model to plans with measured quality: calibrate, curves, search, validate, report."""

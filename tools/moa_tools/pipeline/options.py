@@ -1,0 +1,120 @@
+"""What the pipeline is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from moa_rt import ArgumentError, ModelConfig
+
+from moa_tools.calibrate.options import MIN_LENGTH
+
+Method = Literal["gates", "influence"]
+METHODS: tuple[Method, ...] = ("gates", "influence")
+
+DEFAULT_BUDGETS = (0.5, 0.25)
+DEFAULT_LENGTHS = {"cpu": (1024, 2048), "cuda": (2048, 4096)}
+# Plans of a front that are validated for each budget. One takes minutes on two cores at 4k.
+DEFAULT_PLANS = {"cpu": 3, "cuda": 8}
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """None stands for a default that depends on model and device (`complete`).
+
+    `budgets`: shares of the dense KV bytes, one chosen plan for each. `lengths`: to profile at.
+    `validate_length`: twice the longest, or the model's limit. `max_length`: up to where the plans
+    are for, at least the length of validation. `plans`: of each front, how many are validated.
+    `agreement`: whether greedy answers are compared too; by default on a GPU only.
+    """
+
+    budgets: tuple[float, ...] = DEFAULT_BUDGETS
+    lengths: tuple[int, ...] | None = None
+    validate_length: int | None = None
+    max_length: int | None = None
+    method: Method = "gates"
+    samples: int | None = None
+    sources: tuple[Path, ...] = ()
+    field: str | None = None
+    device: str = "cpu"
+    seed: int = 0
+    solver: str = "cbc"
+    plans: int | None = None
+    agreement: bool | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is not the CPU."""
+        return self.device != "cpu"
+
+    @property
+    def longest(self) -> int:
+        """The last length of the plans."""
+        return max(self.max_length or 0, self.validate_length or 0, *(self.lengths or (0,)))
+
+
+def complete(options: PipelineOptions, config: ModelConfig) -> PipelineOptions:
+    """The options with every default set. Raises ArgumentError for one that is out of bounds."""
+    kind = options.device.split(":")[0]
+    if kind not in DEFAULT_LENGTHS:
+        raise ArgumentError(f"device: got {options.device!r}, want cpu, cuda or cuda:<index>")
+    if options.method not in METHODS:
+        raise ArgumentError(f"method: got {options.method!r}, want one of {METHODS}")
+    limit = config.max_position_embeddings
+    lengths = tuple(sorted(set(options.lengths or DEFAULT_LENGTHS[kind])))
+    for length in (*lengths, options.validate_length or lengths[-1]):
+        if not MIN_LENGTH <= length <= limit:
+            raise ArgumentError(f"lengths: got {length}, want {MIN_LENGTH} to {limit}")
+    if options.max_length is not None and options.max_length > limit:
+        raise ArgumentError(f"max_length: got {options.max_length}, the model ends at {limit}")
+    budgets = tuple(sorted(set(options.budgets), reverse=True))
+    for budget in budgets:
+        if not 0 < budget < 1:
+            raise ArgumentError(f"budget: got {budget}, want a share of the KV bytes in (0, 1)")
+    if not budgets:
+        raise ArgumentError("budget: got none, want at least one")
+    if options.plans is not None and options.plans < 1:
+        raise ArgumentError(f"plans: got {options.plans}, want at least 1")
+    return replace(
+        options,
+        budgets=budgets,
+        lengths=lengths,
+        validate_length=options.validate_length or min(2 * lengths[-1], limit),
+        plans=options.plans or DEFAULT_PLANS[kind],
+        agreement=options.on_gpu if options.agreement is None else options.agreement,
+    )
+
+
+def sort_numbers(
+    numbers: Sequence[str], budgets: Sequence[float], lengths: Sequence[int]
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Numbers that stand behind --budget 0.5 or --lengths 1024 on the command line, told apart.
+
+    Raises ArgumentError if one is neither a share below 1 nor a whole length, or if the option it
+    would belong to is not there.
+    """
+    more_budgets, more_lengths = list(budgets), list(lengths)
+    for text in numbers:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if 0 < value < 1 and budgets:
+            more_budgets.append(value)
+        elif value >= 1 and value.is_integer() and lengths:
+            more_lengths.append(int(value))
+        else:
+            raise ArgumentError(
+                f"got {text!r:.200} after OUT, want more budgets behind --budget or more lengths "
+                "behind --lengths"
+            )
+    return tuple(more_budgets), tuple(more_lengths)
+
+
+def as_method(text: str) -> Method:
+    """Checked. Raises ArgumentError."""
+    if text not in METHODS:
+        raise ArgumentError(f"method: got {text!r}, want one of {METHODS}")
+    return text
