@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moa_rt import ArgumentError, DeviceError, Engine, IoError, ModelConfig, ResourceError
+from moa_rt import (
+    ArgumentError,
+    DeviceError,
+    Engine,
+    IoError,
+    MismatchError,
+    ModelConfig,
+    ResourceError,
+)
 from moa_tools.bench import environment, gpu, random_model, section, shapes
 from moa_tools.bench.options import GpuOptions
 from moa_tools.bench.random_model import temporary_model, write_model
@@ -180,3 +188,25 @@ def test_a_bad_plan_is_told_before_anything_runs(
     assert "want SHAPE=FILE" in capsys.readouterr().err
     with pytest.raises(IoError):
         GpuOptions(plans=(("llama-2-7b", str(tmp_path / "none.json")),)).published()
+
+
+def test_a_run_is_continued_on_the_same_device_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run.json"
+    here = {"device": "A", "driver": "1", "commit": "c", "moa_rt": "0"}
+    monkeypatch.setattr(environment, "describe", lambda *_: dict(here))
+
+    def run(sections: list[str], command: str) -> Any:
+        return gpu.run_all(
+            dry(tmp_path), sections, output, print, command=command, seconds=1.0, resume=True
+        )
+
+    assert [m.what for m in run(["ceilings", "decoder"], "one").missing] == ["ceilings", "decoder"]
+    again = run(["ceilings"], "two")
+    assert sorted(m.what for m in again.missing) == ["ceilings", "decoder"]
+    assert again.command == "one; two"
+    here["device"] = "B"
+    with pytest.raises(MismatchError, match="device: got B, the run file has A"):
+        run(["ceilings"], "three")
+    assert load(output) == again

@@ -64,6 +64,7 @@ def gpu(
     ] = None,
     device: Annotated[str, typer.Option(help="cuda or cuda:<index>; cpu is a dry run.")] = "cuda",
     quick: Annotated[bool, typer.Option(help="About a minute: fewer cases.")] = False,
+    resume: Annotated[bool, typer.Option(help="Add to the run that the file holds.")] = False,
     commit: _Commit = None,
 ) -> None:
     """Ceilings, our kernels and engine, and the peers, in one run on one GPU."""
@@ -87,7 +88,14 @@ def gpu(
     sections = runner.choose(options, only or ())
     runner.check_device(device)
     run = runner.run_all(
-        options, sections, output, _report, command=_command(), commit=commit, seconds=seconds
+        options,
+        sections,
+        output,
+        _report,
+        command=_command(),
+        commit=commit,
+        seconds=seconds,
+        resume=resume,
     )
     typer.echo(render(run))
 

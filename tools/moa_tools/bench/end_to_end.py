@@ -76,9 +76,13 @@ def mixed_plan(config: ModelConfig) -> AttentionPlan:
 
 
 def make_jobs(
-    settings: dict[str, int], plans: tuple[str, ...], ladder_batch: int, quick: bool
+    settings: dict[str, int],
+    plans: tuple[str, ...],
+    published: tuple[str, ...],
+    ladder_batch: int,
+    quick: bool,
 ) -> list[Job]:
-    """Batch 1 and full memory, dense; the other plans at full memory; then the ladder's steps.
+    """Batch 1 and full memory, dense; plans at full memory; the ladder's steps; published plans.
 
     `ladder_batch` is the batch of the first peer (0: none ran): the same batch shows kernels and
     graph alone, half the bytes at that batch shows the plan alone.
@@ -91,7 +95,9 @@ def make_jobs(
     if ladder_batch:
         ladder = [plan for plan in plans if plan in ("dense", "uniform 50%")]
         jobs += [Job(plan, first, settings[first], ladder_batch) for plan in ladder]
-    return jobs + [Job(plan, name, settings[name], 0) for name in others for plan in plans]
+    jobs += [Job(plan, first, settings[first], 0) for plan in published]
+    rest = (*plans, *published)
+    return jobs + [Job(plan, name, settings[name], 0) for name in others for plan in rest]
 
 
 def _open(around: Surroundings, plan: AttentionPlan, budget: int, batch: int) -> Engine:

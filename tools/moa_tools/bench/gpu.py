@@ -16,13 +16,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from moa_rt import ArgumentError, DeviceError, FormatError
+from moa_rt import ArgumentError, DeviceError, FormatError, MismatchError
 
 from moa_tools import strict_json
 from moa_tools.bench import ceilings, environment, section
 from moa_tools.bench.huggingface import DYNAMIC
 from moa_tools.bench.options import GpuOptions
-from moa_tools.bench.record import Missing, Row, Run, parse_row
+from moa_tools.bench.record import Missing, Row, Run, load, parse_row
 
 # Seconds after which a section is stopped; what it has measured until then counts.
 LIMITS = {
@@ -123,6 +123,19 @@ def run_section(
         process.stdout.close()
 
 
+def _continue(old: Run, new: Run, sections: Sequence[str]) -> Run:
+    """The old run, its sections that run again no longer missing."""
+    for name in ("device", "driver", "commit", "moa_rt"):
+        if old.environment.get(name) != new.environment.get(name):
+            raise MismatchError(
+                f"--resume: {name}: got {new.environment.get(name)}, the run file has "
+                f"{old.environment.get(name)}"
+            )
+    old.missing = [m for m in old.missing if m.what not in sections]
+    old.command += f"; {new.command}"
+    return old
+
+
 def _context(run: Run) -> dict[str, Any]:
     """What later sections need of earlier ones."""
     batches = [row.case["batch"] for row in run.select("end to end", DYNAMIC)]
@@ -141,10 +154,17 @@ def run_all(
     command: str,
     commit: str | None = None,
     seconds: float = float("inf"),
+    resume: bool = False,
 ) -> Run:
-    """Runs the sections, saving the run file after each. Sections beyond `seconds` are left out."""
+    """Runs the sections, saving the run file after each. Sections beyond `seconds` are left out.
+
+    With `resume` the rows go into the run that `output` holds, if there is one. Raises
+    MismatchError if that was made on another device or commit.
+    """
     check_device(options.device)
     run = Run("gpu", environment.now(), command, environment.describe("gpu", commit))
+    if resume and output.exists():
+        run = _continue(load(output), run, sections)
     end = time.monotonic() + seconds
     parent = options.work_dir or None
     with tempfile.TemporaryDirectory(prefix="moa-bench-", dir=parent) as work:
@@ -162,6 +182,7 @@ def run_all(
             for rest in Path(work).iterdir():  # of a section that was stopped
                 shutil.rmtree(rest, ignore_errors=True)
             run.save(output)
+    run.save(output)
     return run
 
 

@@ -53,11 +53,12 @@ def _engine(options: GpuOptions, context: dict[str, Any], model: str) -> Results
     # Room for what a driver's context takes before the first allocation.
     free = environment.gpu_memory_free() - (1 << 30) if cuda else 1 << 30
     published = options.published(model)
-    plans = options.engine_plans
-    for name in published:
-        plans += (name, f"uniform as {name}")
     jobs = end_to_end.make_jobs(
-        options.budgets(), plans, int(context.get("ladder_batch", 0)), options.quick
+        options.budgets(),
+        options.engine_plans,
+        tuple(name for plan in published for name in (plan, f"uniform as {plan}")),
+        int(context.get("ladder_batch", 0)),
+        options.quick,
     )
     with temporary_model(Path(options.work_dir), shapes.find(model)) as directory:
         around = end_to_end.Surroundings(
