@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from moa_rt import AttentionPlan, ModelConfig
 from support_cli import BINARY, MODEL, copy_model, fails, json_of, moa_rt
 
 ROUNDING = 64
@@ -45,6 +49,71 @@ def test_text_and_json_agree() -> None:
     text = moa_rt("inspect", *flags).stdout
     assert f"total {sizes['total']:>35}".split() in [line.split() for line in text.splitlines()]
     assert "3 sequence(s) of 2048 tokens" in text
+
+
+def test_what_density_means_at_each_length() -> None:
+    flags = ("--model", MODEL, "--length", "3000", "--density", "0.25")
+    report = json_of(moa_rt("inspect", *flags, "--json"))
+    config = json.loads((MODEL / "config.json").read_text())
+    heads = config["num_key_value_heads"] * config["num_hidden_layers"]
+    slot = 2 * config["head_dim"] * 2  # key and value, two bytes each
+    costs = report["lengths"]
+    assert [cost["length"] for cost in costs] == [512, 1024, 2048, 3000, 4096, 8192]
+    for cost in costs:
+        span = span_of(0.25, cost["length"])
+        dense = span_of(1.0, cost["length"])
+        assert cost["kv_cache_bytes"] == heads * slot * span
+        assert cost["dense_kv_cache_bytes"] == heads * slot * dense
+        assert cost["density"] == pytest.approx(span / dense)
+    text = moa_rt("inspect", *flags).stdout
+    for cost in costs:
+        row = f"{cost['length']:6d} {cost['density']:9.4f} {cost['kv_cache_bytes'] / 1e6:9.1f}"
+        assert row in text
+
+
+def write_plan(path: Path, alphas: list[int]) -> Path:
+    """A plan file whose KV heads keep fixed spans, the same in every layer."""
+    config = ModelConfig.load(str(MODEL))
+    rules: list[list[tuple[int, float]]] = [[(alpha, 0.0) for alpha in alphas]]
+    plan = AttentionPlan.from_rules(rules * config.num_hidden_layers)
+    plan.fingerprint = config.fingerprint
+    plan.save(str(path))
+    return path
+
+
+def test_the_heat_map(tmp_path: Path) -> None:
+    for alphas, blocks in (
+        ([128, 256, 257], "▁▂▃"),  # 257 is rounded up to 320
+        ([512, 960, 1024], "▄▇█"),
+        ([640, 768, 896], "▅▆▇"),
+    ):
+        plan = write_plan(tmp_path / "plan.json", alphas)
+        done = moa_rt("inspect", "--model", MODEL, "--plan", plan, "--length", "1024")
+        assert done.returncode == 0, done.stderr
+        rows = [line for line in done.stdout.splitlines() if "/3" in line]
+        assert len(rows) == 30
+        assert {line.split()[-1] for line in rows} == {blocks}
+        assert "\x1b" not in done.stdout, "colours are for terminals"
+
+
+def test_the_heat_map_has_colours_on_a_terminal(tmp_path: Path) -> None:
+    plan = write_plan(tmp_path / "plan.json", [128, 512, 1024])
+    controller, terminal = pty.openpty()
+    command = [BINARY, "inspect", "--model", MODEL, "--plan", plan, "--length", "1024"]
+    process = subprocess.Popen(command, stdout=terminal)
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # how a terminal ends whose program has gone
+        while part := os.read(controller, 4096):
+            shown += part
+    os.close(controller)
+    assert process.wait() == 0
+    cells = re.findall("\x1b\\[38;5;(\\d+)m([▁▂▃▄▅▆▇█])\x1b\\[0m", shown.decode())
+    colours: dict[str, str] = {}
+    for colour, block in cells:
+        assert colours.setdefault(block, colour) == colour
+    assert len(cells) == 8 + 30 * 3  # the legend and the map
+    assert len(set(colours.values())) == 8
 
 
 def peak_bytes(*command: str | Path) -> int:

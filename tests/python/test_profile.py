@@ -327,8 +327,13 @@ def test_the_predicted_peak_is_near_the_measured_one(tmp_path: Path) -> None:
     from moa_tools.convert import ConvertOptions, convert
     from support_models import make_tiny_model
 
-    shape: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 1408, "num_attention_heads": 8,
-             "num_key_value_heads": 4, "max_position_embeddings": 4096}  # fmt: skip
+    shape: dict[str, Any] = {
+        "hidden_size": 512,
+        "intermediate_size": 1408,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 4096,
+    }
     hf = make_tiny_model(tmp_path / "hf", "llama", tokenizer=False, **shape)
     convert(str(hf), tmp_path / "model", ConvertOptions(), Silent())
     shutil.rmtree(hf)

@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <set>
 
 #include "cli/command.h"
 #include "cli/console.h"
+#include "cli/heat_map.h"
 #include "cli/options.h"
 
 namespace moa_rt::cli {
@@ -19,6 +21,14 @@ struct InspectFlags {
   bool json = false;
 };
 
+// What a token budget of `length` means: kept share of the dense KV bytes, and bytes.
+struct LengthCost {
+  std::int64_t length = 0;
+  double density = 0.0;
+  std::int64_t bytes = 0;
+  std::int64_t dense_bytes = 0;
+};
+
 struct Inspection {
   ModelConfig config;
   AttentionPlan plan;
@@ -26,7 +36,35 @@ struct Inspection {
   std::int64_t sequences = 0;
   std::vector<std::vector<HeadSpan>> spans;
   MemoryPrediction memory;
+  std::vector<LengthCost> lengths;
 };
+
+std::int64_t slots(const AttentionPlan& plan, std::int64_t n) {
+  std::int64_t sum = 0;
+  for (const auto& layer : plan.spans(n)) {
+    for (const HeadSpan& head : layer) sum += head.span();
+  }
+  return sum;
+}
+
+// What the plan costs at powers of two that plan and model allow, and at the length asked for.
+std::vector<LengthCost> length_costs(const Inspection& result) {
+  constexpr std::int64_t kLeast = 512;
+  const AttentionPlan& plan = result.plan;
+  const std::int64_t most = std::min(plan.max_length(), result.config.max_position_embeddings);
+  std::set<std::int64_t> lengths{result.length};
+  for (std::int64_t n = kLeast; n <= most; n *= 2) {
+    if (n >= plan.min_length()) lengths.insert(n);
+  }
+  const AttentionPlan dense = AttentionPlan::dense(result.config);
+  const std::int64_t slot_bytes = result.memory.kv_per_sequence / slots(plan, result.length);
+  std::vector<LengthCost> costs;
+  for (const std::int64_t n : lengths) {
+    costs.push_back(
+        {n, plan.density(n), slots(plan, n) * slot_bytes, slots(dense, n) * slot_bytes});
+  }
+  return costs;
+}
 
 struct SpanSummary {
   std::int64_t smallest = 0;
@@ -62,6 +100,7 @@ Inspection inspect(const InspectFlags& flags) {
   result.sequences = flags.sequences;
   result.memory = predict_memory(flags.engine.model_dir, options);
   result.spans = result.plan.spans(result.length);
+  result.lengths = length_costs(result);
   return result;
 }
 
@@ -112,6 +151,17 @@ Json layers_json(const Inspection& result) {
   return layers;
 }
 
+Json lengths_json(const Inspection& result) {
+  Json lengths = Json::array();
+  for (const LengthCost& cost : result.lengths) {
+    lengths.push_back({{"length", cost.length},
+                       {"density", cost.density},
+                       {"kv_cache_bytes", cost.bytes},
+                       {"dense_kv_cache_bytes", cost.dense_bytes}});
+  }
+  return lengths;
+}
+
 std::string line(const char* name, long long bytes) {
   char text[96];
   std::snprintf(text, sizeof text, "  %-24s %16lld\n", name, bytes);
@@ -139,16 +189,30 @@ std::string plan_text(const Inspection& result) {
 }
 
 std::string layers_text(const Inspection& result) {
-  std::string text = "layer   KV bytes  spans: least   mean   most  dense heads\n";
+  const bool colour = output_is_terminal();
+  std::string text = heat_legend(result.length, colour) +
+                     "layer   KV bytes  spans: least   mean   most  dense heads\n";
   for (std::size_t layer = 0; layer < result.spans.size(); ++layer) {
     const SpanSummary spans = summarize(result.spans[layer], result.length);
     const auto heads = static_cast<std::int64_t>(result.spans[layer].size());
     char row[128];
-    std::snprintf(row, sizeof row, "%5zu %10lld %13lld %6lld %6lld %6lld/%lld\n", layer,
+    std::snprintf(row, sizeof row, "%5zu %10lld %13lld %6lld %6lld %6lld/%-4lld ", layer,
                   static_cast<long long>(result.memory.kv_per_layer[layer]),
                   static_cast<long long>(spans.smallest), static_cast<long long>(spans.sum / heads),
                   static_cast<long long>(spans.largest), static_cast<long long>(spans.dense_heads),
                   static_cast<long long>(heads));
+    text += row + heat_row(result.spans[layer], result.length, colour) + "\n";
+  }
+  return text;
+}
+
+std::string lengths_text(const Inspection& result) {
+  std::string text = "tokens   density     KV MB  dense MB\n";
+  for (const LengthCost& cost : result.lengths) {
+    char row[96];
+    std::snprintf(row, sizeof row, "%6lld %9.4f %9.1f %9.1f\n", static_cast<long long>(cost.length),
+                  cost.density, static_cast<double>(cost.bytes) / 1e6,
+                  static_cast<double>(cost.dense_bytes) / 1e6);
     text += row;
   }
   return text;
@@ -170,12 +234,12 @@ int run_inspect(const InspectFlags& flags) {
     Json json = {{"model", flags.engine.model_dir}, {"config", config_json(result.config)},
                  {"length", result.length},         {"sequences", result.sequences},
                  {"plan", plan_json(result)},       {"layers", layers_json(result)},
-                 {"bytes", memory_json(result)}};
+                 {"lengths", lengths_json(result)}, {"bytes", memory_json(result)}};
     if (flags.verify) json["verified"] = true;
     write_json(json);
   } else {
     write_out(config_text(result.config) + plan_text(result) + layers_text(result) +
-              memory_text(result));
+              lengths_text(result) + memory_text(result));
     if (flags.verify) write_out("every file agrees with the manifest\n");
   }
   return 0;
