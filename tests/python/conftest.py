@@ -10,6 +10,7 @@ from moa_rt import Engine
 from moa_tools.convert import ConvertOptions, convert
 from moa_tools.convert.progress import Silent
 from support_models import make_tiny_model
+from support_target import DTYPE_OF, Target
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SMOLLM2 = "smollm2-135m-instruct"
@@ -21,13 +22,50 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="a converted Qwen2.5-Coder-0.5B-Instruct, for tests/python/test_parity_qwen.py",
     )
+    parser.addoption(
+        "--device",
+        default="cpu",
+        choices=sorted(DTYPE_OF),
+        help="cuda: only the tests of the engine, on the GPU; needs one",
+    )
+    parser.addoption("--dtype", default=None, help="type of --device, instead of its usual one")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Tests of a model that is not at hand are not collected: nothing is ever skipped."""
+    """Tests of a model or device not at hand are not collected: nothing is ever skipped."""
+    if collection_path.name.startswith("test_cuda_") and config.getoption("--device") == "cpu":
+        return True
     if collection_path.name == "test_parity_qwen.py" and config.getoption("--qwen-dir") is None:
         return True
     return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On another device than usual only what runs there is kept."""
+    if config.getoption("--device") == "cpu" and config.getoption("--dtype") is None:
+        return
+    kept = [item for item in items if _runs_on_target(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def _runs_on_target(item: pytest.Item) -> bool:
+    fixtures: list[str] = getattr(item, "fixturenames", [])
+    return "target" in fixtures or item.path.name.startswith("test_cuda_")
+
+
+@pytest.fixture(scope="session")
+def target(request: pytest.FixtureRequest) -> Target:
+    """Where engines run: --device and --dtype."""
+    device = request.config.getoption("--device")
+    return Target(device, request.config.getoption("--dtype") or DTYPE_OF[device])
+
+
+@pytest.fixture(scope="session")
+def qwen_dir(request: pytest.FixtureRequest) -> Path | None:
+    """The directory of --qwen-dir."""
+    given = request.config.getoption("--qwen-dir")
+    return None if given is None else Path(given)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +96,7 @@ def tiny_dir(tiny_hf: Path) -> Path:
 
 
 @pytest.fixture
-def engine(tiny_dir: Path) -> Iterator[Engine]:
+def engine(tiny_dir: Path, target: Target) -> Iterator[Engine]:
     """A fresh dense engine over the small model."""
-    with Engine(tiny_dir, max_batch=4, max_seq_len=4096, num_threads=1) as opened:
+    with Engine(tiny_dir, max_batch=4, max_seq_len=4096, num_threads=1, **target.options) as opened:
         yield opened

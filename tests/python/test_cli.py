@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -223,8 +224,23 @@ def test_E4_plan_of_another_model(tmp_path: Path) -> None:
     assert "another model" in forced.stderr
 
 
-def test_no_cuda_in_this_build() -> None:
-    assert fails(generate("--prompt", "a", "--device", "cuda"), 10, "E_DEVICE")
+def test_G14_no_such_device() -> None:
+    """Whatever the build and the machine."""
+    for command in ("generate", "inspect", "chat", "bench"):
+        done = moa_rt(command, "--model", MODEL, "--device", "cuda:1000")
+        assert fails(done, 10, "E_DEVICE", "cuda:1000")
+
+
+def test_G14_no_device_to_see() -> None:
+    """A machine without a driver, or one that shows this process no GPU, or a build without CUDA."""
+    done = subprocess.run(
+        [BINARY, "inspect", "--model", MODEL, "--device", "cuda"],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert fails(done, 10, "E_DEVICE", "cuda:0")
 
 
 def test_I15_closed_pipe_ends_quietly() -> None:

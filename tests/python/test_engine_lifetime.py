@@ -83,8 +83,8 @@ def test_G13_exit_with_a_live_engine(tiny_dir: Path, what: str) -> None:
 
 
 def test_G14_no_such_device(tiny_dir: Path) -> None:
-    with pytest.raises(DeviceError, match=r"(?i)cuda"):
-        Engine(tiny_dir, device="cuda")
+    with pytest.raises(DeviceError, match=r"cuda:1000"):
+        Engine(tiny_dir, device="cuda:1000")
     for name in ("gpu", "cuda:x", "cuda:-1", ""):
         with pytest.raises(ArgumentError, match="device"):
             Engine(tiny_dir, device=name)
