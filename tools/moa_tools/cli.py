@@ -27,8 +27,8 @@ from moa_tools.pipeline import commands as pipeline_commands
 from moa_tools.plan import commands as plan_commands
 from moa_tools.profile import commands as profile_commands
 from moa_tools.search import commands as search_commands
-from moa_tools.verify import commands as verify_commands
 from moa_tools.validate import commands as validate_commands
+from moa_tools.verify import commands as verify_commands
 
 app = typer.Typer(
     help="Offline tools of moa_rt: convert checkpoints, import and inspect plans.",

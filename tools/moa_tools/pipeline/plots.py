@@ -58,6 +58,7 @@ def cost_curves(curves: CostCurves) -> bytes:
         axis.plot(curve.spans, rows.mean(axis=0), color="black", linewidth=1.6, label="mean")
         axis.set_xscale("log", base=2)
         axis.set_yscale("symlog", linthresh=max(float(rows.max()) * 1e-4, 1e-12))
+        axis.set_ylim(bottom=0)
         axis.set_title(curve.title, fontsize=9)
         axis.set_xlabel("span (tokens)")
         axis.set_ylabel("cost")
