@@ -1,0 +1,215 @@
+"""`moa-tools pipeline`: all steps, nothing twice, nothing half."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moa_rt import ArgumentError, AttentionPlan, ModelConfig, StateError
+from moa_tools.cli import main
+from moa_tools.pipeline.options import PipelineOptions, complete, sort_numbers
+from moa_tools.pipeline.pick import pick_plans
+from moa_tools.pipeline.run import pipeline
+from moa_tools.pipeline.steps import Steps
+from moa_tools.progress import Silent
+
+_OPTIONS: dict[str, Any] = {
+    "budgets": (0.5, 0.3),
+    "lengths": (640,),
+    "validate_length": 768,
+    "max_length": 1024,
+    "method": "influence",
+    "samples": 1,
+    "plans": 2,
+}
+_PLOTS = ["spans-0.5.png", "spans-0.3.png", "curves.png", "front.png", "quality.png"]
+
+
+@pytest.fixture(scope="module")
+def out(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("pipeline") / "out"
+    pipeline(tiny_dir, place, PipelineOptions(**_OPTIONS), Silent())
+    return place
+
+
+def _began(reporter: Silent) -> list[str]:
+    return [line.removesuffix(": begins") for line in reporter.infos if line.endswith(": begins")]
+
+
+def test_plans_report_and_plots(tiny_dir: Path, out: Path) -> None:
+    config = ModelConfig.load(str(tiny_dir))
+    report = json.loads((out / "report.json").read_text())
+    for budget in ("0.5", "0.3"):
+        plan = AttentionPlan.load(str(out / f"plan-{budget}.json"))
+        plan.check_model(config)
+        assert plan.max_length == 1024
+        for length in (640, 768):
+            assert plan.density(length) <= float(budget)
+            assert report["plans"][budget]["density"][str(length)] == plan.density(length)
+        measured = report["plans"][budget]["measured"]
+        assert plan.quality["loss@768"] == measured["loss"]
+        # The best of this budget's searched plans.
+        rivals = [
+            p["excess"]
+            for p in json.loads((out / "validation.json").read_text())["plans"]
+            if p["name"].startswith(f"{budget}-plan")
+        ]
+        assert 1 <= len(rivals) <= 2
+        assert measured["excess"] == min(rivals)
+        assert report["plans"][budget]["uniform"]["density"] == pytest.approx(
+            float(budget), abs=0.1
+        )
+    for name in _PLOTS:
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    assert set(report["seconds"]) >= {"calibrate", "validate", "search 0.5"}
+
+
+def test_nothing_is_done_twice(tiny_dir: Path, out: Path) -> None:
+    files = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    reporter = Silent()
+    pipeline(tiny_dir, out, PipelineOptions(**_OPTIONS), reporter)
+    assert _began(reporter) == []
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == files
+
+
+def test_only_what_changed_is_done_again(tiny_dir: Path, out: Path, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    shutil.copytree(out, place)
+    (place / "front.png").unlink()
+    reporter = Silent()
+    pipeline(tiny_dir, place, PipelineOptions(**_OPTIONS), reporter)
+    assert _began(reporter) == ["report"]
+    # A plan that somebody edited is not taken for ours.
+    (place / "search" / "0.5" / "manifest.json").write_text("{}")
+    reporter = Silent()
+    pipeline(tiny_dir, place, PipelineOptions(**_OPTIONS), reporter)
+    assert _began(reporter) == ["search 0.5"]
+    assert (place / "plan-0.5.json").read_bytes() == (out / "plan-0.5.json").read_bytes()
+    # One more budget: the others' searches stand.
+    reporter = Silent()
+    more = PipelineOptions(**{**_OPTIONS, "budgets": (0.5, 0.3, 0.75)})
+    pipeline(tiny_dir, place, more, reporter)
+    assert _began(reporter) == ["search 0.75", "validate", "report"]
+    assert (place / "plan-0.75.json").exists()
+
+
+def test_interrupted_pipeline_goes_on_to_the_same_plans(
+    tiny_dir: Path, out: Path, tmp_path: Path
+) -> None:
+    class Interrupting(Silent):
+        left = 0
+
+        def advance(self, count: int) -> None:
+            self.left -= count
+            if self.left < 0:
+                raise KeyboardInterrupt
+
+    place = tmp_path / "out"
+    stops = 0
+    for left in (7, 25, 40, 60, 10**6):
+        reporter = Interrupting()
+        reporter.left = left
+        try:
+            pipeline(tiny_dir, place, PipelineOptions(**_OPTIONS), reporter)
+            break
+        except KeyboardInterrupt:
+            stops += 1
+            assert not (place / "report.json").exists()
+    assert stops >= 1
+    for name in ("plan-0.5.json", "plan-0.3.json", *_PLOTS):
+        assert (place / name).read_bytes() == (out / name).read_bytes(), name
+
+
+def test_two_pipelines_in_one_directory(tiny_dir: Path, tmp_path: Path) -> None:
+    with Steps(tmp_path, Silent()), pytest.raises(StateError, match="another pipeline"):
+        pipeline(tiny_dir, tmp_path, PipelineOptions(**_OPTIONS), Silent())
+
+
+def test_a_step_without_its_outputs_has_failed(tmp_path: Path) -> None:
+    with Steps(tmp_path, Silent()) as steps, pytest.raises(ValueError, match="made no"):
+        steps.run("idle", {}, [tmp_path / "nothing"], lambda: None)
+
+
+def test_state_that_cannot_be_read_runs_all_again(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    runs: list[int] = []
+
+    def work() -> None:
+        runs.append(1)
+        made.write_text("x")
+
+    for damage in (None, b"{broken", None):
+        if damage is not None:
+            (tmp_path / "steps.json").write_bytes(damage)
+        with Steps(tmp_path, Silent()) as steps:
+            steps.run("a", {"n": 1}, [made], work)
+    assert len(runs) == 2
+
+
+def test_E15_budget_that_cannot_be_met(tiny_dir: Path, out: Path, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    shutil.copytree(out, place)
+    with pytest.raises(ArgumentError, match=r"density 0\.1 at N=640 cannot be met, least is"):
+        pipeline(tiny_dir, place, PipelineOptions(**{**_OPTIONS, "budgets": (0.1,)}), Silent())
+    assert not (place / "plan-0.1.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({"budgets": (0.0,)}, "budget: got 0.0"),
+        ({"budgets": (1.5,)}, "budget: got 1.5"),
+        ({"budgets": (float("nan"),)}, "budget: got nan"),
+        ({"budgets": ()}, "budget: got none"),
+        ({"lengths": (10,)}, "lengths: got 10, want 256"),
+        ({"validate_length": 1 << 30}, "lengths: got 1073741824"),
+        ({"max_length": 1 << 30}, "max_length: got 1073741824, the model ends at 65536"),
+        ({"method": "magic"}, "method: got 'magic'"),
+        ({"device": "tpu"}, "device: got 'tpu'"),
+        ({"plans": 0}, "plans: got 0"),
+    ],
+)
+def test_bad_options(tiny_dir: Path, tmp_path: Path, changes: dict[str, Any], want: str) -> None:
+    with pytest.raises(ArgumentError, match=want):
+        pipeline(tiny_dir, tmp_path / "o", PipelineOptions(**{**_OPTIONS, **changes}), Silent())
+    assert not (tmp_path / "o").exists()
+
+
+def test_defaults(tiny_dir: Path) -> None:
+    config = ModelConfig.load(str(tiny_dir))
+    cpu, gpu = (complete(PipelineOptions(device=d), config) for d in ("cpu", "cuda:1"))
+    assert (cpu.lengths, cpu.validate_length, cpu.agreement) == ((1024, 2048), 4096, False)
+    assert (gpu.lengths, gpu.validate_length, gpu.agreement) == ((2048, 4096), 8192, True)
+
+
+def test_numbers_behind_an_option() -> None:
+    assert sort_numbers(["0.25", "2048"], [0.5], [1024]) == ((0.5, 0.25), (1024, 2048))
+    for numbers, budgets in ((["0.25"], []), (["2048"], [0.5]), (["x"], [0.5]), (["1.5"], [0.5])):
+        with pytest.raises(ArgumentError, match="behind"):
+            sort_numbers(numbers, budgets, [])
+
+
+@pytest.mark.parametrize(("count", "want"), [(9, [0, 1, 2, 3, 4, 5]), (3, [1, 3, 4]), (1, [3])])
+def test_picks_the_balanced_plan_and_others_along_the_front(
+    tmp_path: Path, count: int, want: list[int]
+) -> None:
+    names = [f"plan-{i:02d}.json" for i in range(6)]
+    manifest = {"plans": [{"file": name} for name in names], "balanced": names[3]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert [p.name for p in pick_plans(tmp_path, count)] == [names[i] for i in want]
+
+
+def test_command_with_budgets_behind_one_option(
+    tiny_dir: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "out"
+    shutil.copytree(out, place)
+    arguments = ["--budget", "0.5", "0.3", "--lengths", "640", "--validate-length", "768"]
+    more = ["--max-length", "1024", "--method", "influence", "--samples", "1", "--plans", "2"]
+    assert main(["pipeline", str(tiny_dir), str(place), *arguments, *more]) == 0
+    text = capsys.readouterr().out
+    assert "plan-0.5.json" in text
+    assert "uniform" in text
