@@ -1,7 +1,16 @@
 #!/usr/bin/env bash
 # From a fresh checkout on Debian or Ubuntu to an answer about a long document. May be run again.
+#   bash tools/quickstart.sh          with CUDA for this machine's GPU, if it has one and nvcc
+#   bash tools/quickstart.sh --cpu    without CUDA in any case
+#   bash tools/quickstart.sh --cuda   with CUDA for every GPU since compute capability 8.0
 set -Eeuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+case "${1:-}" in
+  "") readonly CUDA=auto ;;
+  --cpu | --cuda) readonly CUDA=${1#--} ;;
+  *) echo "usage: bash tools/quickstart.sh [--cpu | --cuda]" >&2 && exit 2 ;;
+esac
 
 readonly STEPS=7
 source tools/setup.sh
@@ -65,6 +74,7 @@ make_venv
 need_cmake
 use_ccache
 step "Build and install moa_rt (the first time: two to six minutes)"
+choose_cuda "$CUDA"
 install_package convert
 step "Model"
 get_model

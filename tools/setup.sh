@@ -5,6 +5,7 @@ readonly VENV=.venv
 readonly PYTHON=$VENV/bin/python
 readonly MODEL=models/smollm2-135m-instruct
 readonly BUILD_PACKAGES="g++ make cmake ninja-build nlohmann-json3-dev libcli11-dev libutf8proc-dev"
+readonly CUBLAS=build/nvidia-cublas
 readonly BUILD_REQUIREMENTS="scikit-build-core>=0.11 pybind11>=2.13"
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -88,14 +89,88 @@ need_cmake() {
   PATH=$PWD/$VENV/bin:$PATH
 }
 
-# One hash over everything that goes into the package.
-source_hash() {
-  find CMakeLists.txt pyproject.toml cpp third_party python tools/moa_tools -type f \
-    -not -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum
+# nvcc, or nothing: on the path or where NVIDIA's packages put it.
+find_nvcc() {
+  command -v nvcc || { [[ -x /usr/local/cuda/bin/nvcc ]] && echo /usr/local/cuda/bin/nvcc; } || true
 }
 
-# Builds and installs moa_rt with the extras given, for example "convert" or "tools,dev". The build
-# folder stays, so a second build compiles only what changed.
+# Whether this machine has a GPU that its driver shows.
+has_gpu() {
+  command -v nvidia-smi >/dev/null && [[ -n $(nvidia-smi -L 2>/dev/null) ]]
+}
+
+# The first GPU's architecture as CMake writes it: 89-real; on Hopper also its own instructions.
+gpu_architecture() {
+  local capability
+  capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+  if [[ $capability == 90 ]]; then capability=90a; fi
+  echo "$capability-real"
+}
+
+# CUDA_DEFINES for a build of these architectures with the nvcc given. Toolkits made of single
+# packages may lack cuBLASLt's headers; they then come from NVIDIA's Python package. Its library is
+# not needed to build.
+cuda_defines() {
+  local nvcc=$1 architectures=$2 toolkit major package
+  CUDA_DEFINES=(-DMOA_RT_CUDA=ON "-DMOA_RT_CUDA_ARCHITECTURES=$architectures"
+    "-DCMAKE_CUDA_COMPILER=$nvcc")
+  if command -v ccache >/dev/null; then CUDA_DEFINES+=(-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache); fi
+  toolkit=$("$nvcc" --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p')
+  [[ ! -e $toolkit/include/cublasLt.h ]] || return 0
+  major=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
+  if [[ ! -e $CUBLAS/include/cublasLt.h ]]; then
+    package="nvidia-cublas<$((major + 1))"
+    if [[ $major -lt 13 ]]; then package="nvidia-cublas-cu$major"; fi
+    echo "fetching the headers of cuBLASLt: $package"
+    rm -rf "$CUBLAS"
+    "$PYTHON" -m pip download -q --no-deps --only-binary :all: -d "$CUBLAS" "$package"
+    "$PYTHON" - "$CUBLAS" <<'UNPACK'
+import sys
+import zipfile
+from pathlib import Path, PurePosixPath
+
+place = Path(sys.argv[1])
+[wheel] = place.glob("*.whl")
+(place / "include").mkdir()
+with zipfile.ZipFile(wheel) as archive:
+    for name in archive.namelist():
+        if PurePosixPath(name).parent.name == "include" and name.endswith(".h"):
+            (place / "include" / PurePosixPath(name).name).write_bytes(archive.read(name))
+wheel.unlink()
+UNPACK
+  fi
+  CUDA_DEFINES+=("-DCMAKE_PREFIX_PATH=$PWD/$CUBLAS")
+}
+
+# How the package is built: "auto" with CUDA for the GPU at hand, where there are one and nvcc, and
+# for the CPU alone otherwise; "cpu" without; "cuda" for every architecture we know.
+choose_cuda() {
+  local wanted=$1 nvcc
+  nvcc=$(find_nvcc)
+  CUDA_DEFINES=(-DMOA_RT_CUDA=OFF)
+  if [[ $wanted == cuda ]]; then
+    [[ -n $nvcc ]] || fail "--cuda: no nvcc found; install the CUDA toolkit 12.0 or later"
+    cuda_defines "$nvcc" "80-real;89-real;90a-real;90-virtual"
+    echo "package: CPU and CUDA, with code for every GPU since compute capability 8.0"
+  elif [[ $wanted == auto && -n $nvcc ]] && has_gpu; then
+    cuda_defines "$nvcc" "$(gpu_architecture)"
+    echo "package: CPU and CUDA, for this machine's GPU: $(nvidia-smi -L | head -n 1)"
+  else
+    echo "package: CPU alone"
+  fi
+}
+
+# One hash over everything that goes into the package, and how it is built.
+source_hash() {
+  {
+    find CMakeLists.txt pyproject.toml cpp cuda third_party python tools/moa_tools -type f \
+      -not -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+    echo "${CUDA_DEFINES[@]}"
+  } | sha256sum
+}
+
+# Builds and installs moa_rt with the extras given, for example "convert" or "tools,dev", as
+# choose_cuda has chosen. The build folder stays, so a second build compiles only what changed.
 install_package() {
   local stamp="$VENV/moa_rt-$1.stamp" wanted
   wanted=$(source_hash)
@@ -105,7 +180,9 @@ install_package() {
   fi
   # shellcheck disable=SC2086
   pip_install -q $BUILD_REQUIREMENTS
-  pip_install --no-build-isolation ".[$1]"
+  local define settings=()
+  for define in "${CUDA_DEFINES[@]}"; do settings+=(-C "cmake.define.${define#-D}"); done
+  pip_install --no-build-isolation "${settings[@]}" ".[$1]"
   printf '%s\n' "$wanted" >"$stamp"
 }
 

@@ -232,7 +232,7 @@ def test_G14_no_such_device() -> None:
 
 
 def test_G14_no_device_to_see() -> None:
-    """A machine without a driver, or one that shows this process no GPU, or a build without CUDA."""
+    """No driver, no GPU shown to this process, or a build without CUDA."""
     done = subprocess.run(
         [BINARY, "inspect", "--model", MODEL, "--device", "cuda"],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
