@@ -35,6 +35,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Tests of a model or device not at hand are not collected: nothing is ever skipped."""
     if collection_path.name.startswith("test_cuda_") and config.getoption("--device") == "cpu":
         return True
+    if collection_path.name.startswith("test_target_") and _usual(config):
+        return True
     if collection_path.name == "test_parity_qwen.py" and config.getoption("--qwen-dir") is None:
         return True
     return None
@@ -42,16 +44,20 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """On another device than usual only what runs there is kept."""
-    if config.getoption("--device") == "cpu" and config.getoption("--dtype") is None:
+    if _usual(config):
         return
     kept = [item for item in items if _runs_on_target(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in kept])
     items[:] = kept
 
 
+def _usual(config: pytest.Config) -> bool:
+    return config.getoption("--device") == "cpu" and config.getoption("--dtype") is None
+
+
 def _runs_on_target(item: pytest.Item) -> bool:
     fixtures: list[str] = getattr(item, "fixturenames", [])
-    return "target" in fixtures or item.path.name.startswith("test_cuda_")
+    return "target" in fixtures or item.path.name.startswith(("test_cuda_", "test_target_"))
 
 
 @pytest.fixture(scope="session")
@@ -61,11 +67,21 @@ def target(request: pytest.FixtureRequest) -> Target:
     return Target(device, request.config.getoption("--dtype") or DTYPE_OF[device])
 
 
-@pytest.fixture(scope="session")
-def qwen_dir(request: pytest.FixtureRequest) -> Path | None:
-    """The directory of --qwen-dir."""
-    given = request.config.getoption("--qwen-dir")
-    return None if given is None else Path(given)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`real_model` is each model at hand."""
+    if "real_model" not in metafunc.fixturenames:
+        return
+    names = ["smollm2"] + ["qwen"] * (metafunc.config.getoption("--qwen-dir") is not None)
+    metafunc.parametrize("real_model", names, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def real_model(request: pytest.FixtureRequest) -> Path:
+    """A directory of a converted model."""
+    if request.param == "smollm2":
+        ready: Path = request.getfixturevalue("smollm2_dir")
+        return ready
+    return Path(request.config.getoption("--qwen-dir"))
 
 
 @pytest.fixture(scope="session")
