@@ -127,7 +127,7 @@ def files(directory: Path) -> dict[str, bytes]:
     return {
         path.name: path.read_bytes()
         for path in sorted(directory.iterdir())
-        if path.name not in ("timings.jsonl", "journal.jsonl")
+        if path.is_file() and path.name not in ("timings.jsonl", "journal.jsonl")
     }
 
 
