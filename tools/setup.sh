@@ -116,15 +116,15 @@ cuda_defines() {
     "-DCMAKE_CUDA_COMPILER=$nvcc")
   if command -v ccache >/dev/null; then CUDA_DEFINES+=(-DCMAKE_CUDA_COMPILER_LAUNCHER=ccache); fi
   toolkit=$("$nvcc" --dryrun -x cu -c /dev/null 2>&1 | sed -n 's/^#\$ TOP=//p')
-  [[ ! -e $toolkit/include/cublasLt.h ]] || return 0
+  [[ ! -e $toolkit/include/cublasLt.h && ! -e /usr/include/cublasLt.h ]] || return 0
   major=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\).*/\1/p')
   if [[ ! -e $CUBLAS/include/cublasLt.h ]]; then
     package="nvidia-cublas<$((major + 1))"
     if [[ $major -lt 13 ]]; then package="nvidia-cublas-cu$major"; fi
     echo "fetching the headers of cuBLASLt: $package"
     rm -rf "$CUBLAS"
-    "$PYTHON" -m pip download -q --no-deps --only-binary :all: -d "$CUBLAS" "$package"
-    "$PYTHON" - "$CUBLAS" <<'UNPACK'
+    "$PYTHON" -m pip download -q --no-deps --only-binary :all: -d "$CUBLAS" "$package" || return 1
+    "$PYTHON" - "$CUBLAS" <<'UNPACK' || return 1
 import sys
 import zipfile
 from pathlib import Path, PurePosixPath
