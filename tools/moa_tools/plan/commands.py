@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -102,13 +103,24 @@ def show(
     plan: Annotated[Path, typer.Argument(help="Plan file.")],
     model: Annotated[Path | None, typer.Option(help="Model directory, for bytes.")] = None,
     length: _Lengths = None,
+    heads: Annotated[bool, typer.Option(help="Every head's span, as a heat map.")] = False,
+    png: Annotated[Path | None, typer.Option(help="Write the heat map to this file.")] = None,
 ) -> None:
     """Print a plan's spans, densities, origin and measured quality."""
     loaded = AttentionPlan.load(str(plan))
     config = ModelConfig.load(str(model)) if model is not None else None
     if config is not None:
         loaded.check_model(config)
-    typer.echo(describe.show(loaded, config, length or describe.default_lengths(loaded)))
+    lengths = length or describe.default_lengths(loaded)
+    if png is not None:
+        from moa_tools.plan import plots
+
+        plots.spans_heat_map(loaded, lengths, png)
+    typer.echo(describe.show(loaded, config, lengths))
+    if heads:
+        from moa_tools.plan import terminal
+
+        typer.echo("\n" + terminal.render(loaded, lengths, colour=sys.stdout.isatty()))
 
 
 @app.command()

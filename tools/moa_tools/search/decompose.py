@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mip
 import numpy as np
@@ -138,10 +138,10 @@ def column(state: _State, layer: int, choice: Ints) -> tuple[float, Floats]:
     return float(state.cost[layer, heads, choice].sum()), state.rows[:, layer, heads, choice].sum(1)
 
 
-def _raise_bound(state: _State, solver: mip_model.SolverName, gap: float, deadline: float) -> float:
-    """Column generation with smoothed multipliers. Returns the master's value."""
+def _raise_bound(state: _State, solver: mip_model.SolverName, gap: float, deadline: float) -> None:
+    """Column generation with smoothed multipliers."""
     master = _Master(state, solver)
-    value, prices = np.inf, state.prices
+    prices = state.prices
     for round_ in range(_MAX_ROUNDS):
         if round_:
             value, prices = master.solve()
@@ -155,7 +155,6 @@ def _raise_bound(state: _State, solver: mip_model.SolverName, gap: float, deadli
                 break
             if new and trial is mixed:
                 break
-    return value
 
 
 def _near_best(state: _State, prices: Floats) -> None:
@@ -207,28 +206,22 @@ def _fill(problem: Problem, task: Task, sets: list[Ints], solver: mip_model.Solv
     return mip_model.run(model, x, problem.heads, gap, seconds)
 
 
-def solve(problem: Problem, task: Task, solver: mip_model.SolverName) -> Answer:
-    """The best found and a bound that holds for all plans; "optimal" within the gap, else not."""
-    deadline = time.monotonic() + task.seconds
-    state = _start(problem, task)
-    value = _raise_bound(state, solver, task.gap / 8, deadline)
-    most = float(np.tensordot(task.weights, problem.costs, 1).max(axis=1).sum())
-    if state.bound > most * (1 + 1e-9):
-        return Answer("infeasible")  # even the dearest plan costs less than any feasible one
+def _improve(
+    problem: Problem, task: Task, state: _State, solver: mip_model.SolverName, deadline: float
+) -> tuple[Ints | None, float]:
+    """Sets for the layers, then rules for the heads, a few times over. The best choice found."""
     best, best_value = None, np.inf
     for round_ in range(_POLISH_ROUNDS):
         left = deadline - time.monotonic()
-        if left <= 0 and best is not None:
+        if left <= 0:
             break
         spread = 0.15 * round_
         for factor in (1.0, 0.9 - spread, 1.1 + spread):
             _near_best(state, state.prices * max(factor, 0.1))
         sets = _pick_sets(state, state.prices, solver, task.gap / 4, left / 2)
-        answer = (
-            _fill(problem, task, sets, solver, task.gap / 4, deadline - time.monotonic())
-            if sets is not None
-            else Answer("none")
-        )
+        if sets is None:
+            continue
+        answer = _fill(problem, task, sets, solver, task.gap / 4, deadline - time.monotonic())
         if answer.choice is None:
             continue
         found = float(task.weights @ objective_values(problem, answer.choice))
@@ -238,7 +231,26 @@ def solve(problem: Problem, task: Task, solver: mip_model.SolverName) -> Answer:
             begin = layer * problem.layer_heads
             state.add(layer, answer.choice[begin : begin + problem.layer_heads])
         if best_value - state.bound <= task.gap * abs(best_value):
-            return Answer("optimal", best, state.bound)
+            break
+    return best, best_value
+
+
+def solve(problem: Problem, task: Task, solver: mip_model.SolverName) -> Answer:
+    """The best found and a bound that holds for all plans; "optimal" within the gap, else not.
+
+    Where no set of each layer's fits, which needs few and unlike layers, the plain program is
+    asked.
+    """
+    deadline = time.monotonic() + task.seconds
+    state = _start(problem, task)
+    _raise_bound(state, solver, task.gap / 8, deadline)
+    most = float(np.tensordot(task.weights, problem.costs, 1).max(axis=1).sum())
+    if state.bound > most * (1 + 1e-9):
+        return Answer("infeasible")  # even the dearest plan costs less than any feasible one
+    best, value = _improve(problem, task, state, solver, deadline)
     if best is None:
-        return Answer("none", bound=min(state.bound, value))
-    return Answer("feasible", best, state.bound)
+        left = max(deadline - time.monotonic(), 0.0)
+        answer = mip_model.solve_plain(problem, replace(task, seconds=left), solver)
+        return replace(answer, bound=max(answer.bound, state.bound))
+    proven = value - state.bound <= max(task.gap, 1e-9) * abs(value)
+    return Answer("optimal" if proven else "feasible", best, state.bound)
