@@ -20,7 +20,7 @@ EngineOptions on_gpu() {
   EngineOptions options;
   options.device = "cuda";
   options.dtype = "bfloat16";
-  options.max_seq_len = 256;
+  options.max_seq_len = 1024;
   return options;
 }
 
