@@ -134,6 +134,7 @@ def sample_curves(model: Any, sample: Sample, options: ProfileOptions) -> Curves
                 "numbers"
             )
         rows.append(curves)
+        del attention  # else it would stay while the next layer's graph is made
     return np.stack(rows[::-1])
 
 
