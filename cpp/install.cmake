@@ -27,4 +27,6 @@ if(TARGET moa-rt)
   set_target_properties(moa-rt PROPERTIES
                         INSTALL_RPATH "$ORIGIN/${library_from_bin};${MOA_RT_CUDA_RPATH}")
   install(TARGETS moa-rt COMPONENT moa_rt)
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/python/moa_rt/plans/ DESTINATION share/moa_rt/plans
+          COMPONENT moa_rt FILES_MATCHING PATTERN "*.json" PATTERN "__pycache__" EXCLUDE)
 endif()

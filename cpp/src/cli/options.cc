@@ -1,11 +1,15 @@
 #include "cli/options.h"
 
 #include <charconv>
+#include <string_view>
 
 #include "cli/console.h"
+#include "cli/shipped_plans.h"
 
 namespace moa_rt::cli {
 namespace {
+
+constexpr std::string_view kAutoPlan = "auto";  // a file of that name is "./auto"
 
 std::pair<std::int64_t, double> parse_logit_bias(const std::string& text) {
   std::pair<std::int64_t, double> bias;
@@ -26,11 +30,13 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags) {
   app.add_option("--model", flags.model_dir, "Directory of a converted model")
       ->required()
       ->group(group);
-  CLI::Option* plan = app.add_option("--plan", flags.plan_path, "Attention plan (JSON)");
-  plan->group(group);
-  app.add_option("--density", flags.density,
-                 "Uniform plan: every head keeps this share of the tokens, in (0, 1]")
-      ->excludes(plan)
+  app.add_option("--plan", flags.plan_path,
+                 "Attention plan (JSON); auto: the one that ships for this model")
+      ->group(group);
+  app.add_option(
+         "--density", flags.density,
+         "With --plan auto: share of the KV bytes it keeps (0.5). Alone: a uniform plan, every "
+         "head keeps this share of the tokens, in (0, 1]")
       ->group(group);
   app.add_flag("--force-plan", options.force_plan,
                "Accept a plan made for another model of the same shape")
@@ -66,7 +72,16 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags) {
 EngineOptions engine_options(const EngineFlags& flags) {
   EngineOptions options = flags.options;
   if (flags.plan_path.empty() && !flags.density) return options;
+  const bool shipped = flags.plan_path == kAutoPlan;
+  if (flags.density && !shipped && !flags.plan_path.empty()) {
+    throw ArgumentError("--density: goes with --plan auto or alone, not with a plan file");
+  }
   const ModelConfig config = ModelConfig::load(flags.model_dir);
+  if (shipped) {
+    options.plan = find_shipped_plan(shipped_plan_directory(), config,
+                                     flags.density.value_or(kShippedDensity));
+    return options;
+  }
   if (flags.density) {
     options.plan = AttentionPlan::uniform(config, *flags.density);
     return options;

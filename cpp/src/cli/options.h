@@ -14,14 +14,14 @@ namespace moa_rt::cli {
 struct EngineFlags {
   std::string model_dir;
   EngineOptions options;
-  std::string plan_path;          // empty: none
-  std::optional<double> density;  // of a uniform plan
+  std::string plan_path;          // empty: none; "auto": the one that ships for the model
+  std::optional<double> density;  // of a uniform plan, or of the one that ships
 };
 
 void add_engine_flags(CLI::App& app, EngineFlags& flags);
 
-// The options with the plan filled in: from the file, uniform, or none (dense). A plan that is used
-// only because of --force-plan is reported on standard error.
+// The options with the plan filled in: from the file, shipped, uniform, or none (dense). A plan
+// that is used only because of --force-plan is reported on standard error.
 EngineOptions engine_options(const EngineFlags& flags);
 
 struct RequestFlags {
