@@ -11,6 +11,7 @@
 
 #include "moa_rt/engine.h"
 #include "moa_rt/error.h"
+#include "support/engine_scenes.h"
 #include "support/temp_dir.h"
 #include "support/tiny_model.h"
 
@@ -20,18 +21,13 @@ namespace {
 using ::testing::HasSubstr;
 using testing::TempDir;
 using testing::TinyShape;
+using testing::Tokens;
 using testing::write_tiny_model;
-using Tokens = std::vector<std::int32_t>;
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-RequestOptions request(std::int64_t new_tokens) {
-  RequestOptions out;
-  out.max_new_tokens = new_tokens;
-  out.ignore_eos = true;
-  return out;
-}
+RequestOptions request(std::int64_t new_tokens) { return testing::greedy_request(new_tokens); }
 
 class EngineCallsTest : public ::testing::Test {
  protected:

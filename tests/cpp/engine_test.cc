@@ -9,32 +9,19 @@
 #include <random>
 #include <thread>
 
+#include "support/engine_scenes.h"
 #include "support/temp_dir.h"
 #include "support/tiny_model.h"
 
 namespace moa_rt {
 namespace {
 
+using testing::mixed_plan;
+using testing::random_tokens;
 using testing::TempDir;
 using testing::TinyShape;
+using testing::Tokens;
 using testing::write_tiny_model;
-using Tokens = std::vector<std::int32_t>;
-
-Tokens random_tokens(std::int64_t count, std::uint32_t seed) {
-  std::mt19937 random(seed);
-  std::uniform_int_distribution<std::int32_t> token(1, 319);
-  Tokens out(static_cast<std::size_t>(count));
-  for (std::int32_t& id : out) id = token(random);
-  return out;
-}
-
-// Spans that differ between the heads of every layer and wrap within a few hundred tokens.
-AttentionPlan mixed_plan() {
-  const SpanRule narrow{128, 0, 0};
-  const SpanRule half{0, std::int64_t{1} << 31, 0};
-  const SpanRule dense{};
-  return AttentionPlan::from_rules({{narrow, dense}, {half, narrow}, {dense, half}}, 8, 8);
-}
 
 class EngineTest : public ::testing::Test {
  protected:
@@ -55,11 +42,7 @@ class EngineTest : public ::testing::Test {
     return Engine(dir_->path(), engine_options);
   }
   static RequestOptions request(std::int64_t new_tokens, std::int64_t logprobs = -1) {
-    RequestOptions out;
-    out.max_new_tokens = new_tokens;
-    out.ignore_eos = true;
-    out.logprobs = logprobs;
-    return out;
+    return testing::greedy_request(new_tokens, logprobs);
   }
 
   static inline TempDir* dir_ = nullptr;

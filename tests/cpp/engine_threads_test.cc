@@ -9,6 +9,7 @@
 
 #include "moa_rt/engine.h"
 #include "moa_rt/error.h"
+#include "support/engine_scenes.h"
 #include "support/temp_dir.h"
 #include "support/tiny_model.h"
 
@@ -16,15 +17,10 @@ namespace moa_rt {
 namespace {
 
 using testing::TempDir;
+using testing::Tokens;
 using testing::write_tiny_model;
-using Tokens = std::vector<std::int32_t>;
 
-RequestOptions request(std::int64_t new_tokens) {
-  RequestOptions out;
-  out.max_new_tokens = new_tokens;
-  out.ignore_eos = true;
-  return out;
-}
+RequestOptions request(std::int64_t new_tokens) { return testing::greedy_request(new_tokens); }
 
 class EngineThreadsTest : public ::testing::Test {
  protected:

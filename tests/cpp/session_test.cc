@@ -6,23 +6,17 @@
 
 #include "moa_rt/engine.h"
 #include "moa_rt/error.h"
+#include "support/engine_scenes.h"
 #include "support/temp_dir.h"
 #include "support/tiny_model.h"
 
 namespace moa_rt {
 namespace {
 
+using testing::random_tokens;
 using testing::TempDir;
+using testing::Tokens;
 using testing::write_tiny_model;
-using Tokens = std::vector<std::int32_t>;
-
-Tokens random_tokens(std::int64_t count, std::uint32_t seed) {
-  std::mt19937 random(seed);
-  std::uniform_int_distribution<std::int32_t> token(1, 319);
-  Tokens out(static_cast<std::size_t>(count));
-  for (std::int32_t& id : out) id = token(random);
-  return out;
-}
 
 class SessionTest : public ::testing::Test {
  protected:

@@ -6,28 +6,12 @@
 #include <random>
 
 #include "moa_rt/engine.h"
+#include "support/engine_scenes.h"
 #include "support/temp_dir.h"
 #include "support/tiny_model.h"
 
 namespace moa_rt::testing {
 namespace {
-
-using Tokens = std::vector<std::int32_t>;
-
-Tokens random_tokens(std::int64_t count, std::uint32_t seed) {
-  std::mt19937 random(seed);
-  std::uniform_int_distribution<std::int32_t> token(1, 319);
-  Tokens out(static_cast<std::size_t>(count));
-  for (std::int32_t& id : out) id = token(random);
-  return out;
-}
-
-AttentionPlan mixed_plan() {
-  const SpanRule narrow{128, 0, 0};
-  const SpanRule half{0, std::int64_t{1} << 31, 0};
-  const SpanRule dense{};
-  return AttentionPlan::from_rules({{narrow, dense}, {half, narrow}, {dense, half}}, 8, 8);
-}
 
 class CudaEngineTest : public ::testing::Test {
  protected:
@@ -49,12 +33,7 @@ class CudaEngineTest : public ::testing::Test {
   static Engine open(const char* device, const char* dtype) {
     return Engine(dir_->path(), options(device, dtype));
   }
-  static RequestOptions request(std::int64_t new_tokens) {
-    RequestOptions out;
-    out.max_new_tokens = new_tokens;
-    out.ignore_eos = true;
-    return out;
-  }
+  static RequestOptions request(std::int64_t new_tokens) { return greedy_request(new_tokens); }
 
   static inline TempDir* dir_ = nullptr;
 };
