@@ -181,8 +181,8 @@ def test_bad_options(tiny_dir: Path, tmp_path: Path, changes: dict[str, Any], wa
 def test_defaults(tiny_dir: Path) -> None:
     config = ModelConfig.load(str(tiny_dir))
     cpu, gpu = (complete(PipelineOptions(device=d), config) for d in ("cpu", "cuda:1"))
-    assert (cpu.lengths, cpu.validate_length, cpu.agreement) == ((1024, 2048), 4096, False)
-    assert (gpu.lengths, gpu.validate_length, gpu.agreement) == ((2048, 4096), 8192, True)
+    assert (cpu.lengths, cpu.validate_length, cpu.plans) == ((1024, 2048), 4096, 3)
+    assert (gpu.lengths, gpu.validate_length, gpu.plans) == ((2048, 4096), 8192, 4)
 
 
 def test_numbers_behind_an_option() -> None:

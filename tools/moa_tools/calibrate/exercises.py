@@ -16,8 +16,10 @@ from moa_tools.text.fit import FrameTooLongError, Needle, chat_ids, fit
 # Tokens between the deepest needle and the question would be none at depth 1.
 _DEEPEST = 0.95
 _MAX_FACTS = 5
-_ROWS_IN_PROSE = (5, 25)
-_WHOLE_TABLES = 0.4  # share of them
+# Few rows are what a small model can tell apart, many what a large one is tested by.
+_ROWS_IN_PROSE = (2, 3, 4, 6, 10, 16, 24)
+_TOKENS_OF_ROW = 48  # more than any has
+_WHOLE_TABLES = 0.25  # share of them
 _TWO_QUESTIONS = 0.1  # share of the facts
 _DRAWS = 20
 _START_WORDS = 8  # of a sentence that is to be given back
@@ -144,7 +146,8 @@ def _table(rng: random.Random, context: Context) -> _Body:
         text = "".join(row.statement for row in rows[1:])
         whole = len(context.tokenizer.encode(text)) > context.length
     if not whole:
-        rows = _distinct_facts(rng, context.words, [form] * _few(rng, context, *_ROWS_IN_PROSE, 48))
+        count = min(rng.choice(_ROWS_IN_PROSE), max(2, context.length // _TOKENS_OF_ROW))
+        rows = _distinct_facts(rng, context.words, [form] * count)
     fact = rows.pop()
     if whole:
         units = [row.statement for row in rows]
@@ -163,7 +166,9 @@ def _code(rng: random.Random, context: Context) -> _Body:
     """Constants among the functions of real modules."""
     forms = forms_of(context.material.split).code
     chosen = rng.choice(forms)
-    others = [rng.choice((chosen, *forms)) for _ in range(_few(rng, context, 1, _MAX_FACTS, 128))]
+    others = [
+        rng.choice((chosen, *forms)) for _ in range(_few(rng, context, 0, _MAX_FACTS - 1, 128))
+    ]
     facts = _distinct_facts(rng, context.words, [chosen, *others])
     units, source = context.material.filler(rng, context.length, "code")
     depths = _depths(rng, len(facts))
@@ -218,17 +223,13 @@ def _recall(task: str, rng: random.Random, context: Context) -> Draft:
 
 def _summary(rng: random.Random, context: Context) -> Draft:
     """Pieces of several documents and a request to summarise them."""
-    documents = list(context.material.prose)
-    rng.shuffle(documents)
     count = rng.randrange(2, 5)
     share = 4 * context.length // count  # characters: about four of them in a token
     units: list[str] = []
     names: list[str] = []
-    for document in documents:
-        begin = rng.randrange(0, 1 + max(0, len(document.text) - share) // 2)
-        piece = document.text[begin : begin + share]
+    for name, piece in context.material.pieces(rng, share):
         units += [f"Document {len(names) + 1}\n\n", piece, "\n\n"]
-        names.append(document.name)
+        names.append(name)
         if sum(map(len, units)) > CHARACTERS_PER_TOKEN * context.length:
             break
     request = rng.choice(forms_of(context.material.split).summaries)

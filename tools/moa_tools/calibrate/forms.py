@@ -155,6 +155,20 @@ _PROFILE = Forms(
             "name,city,year\n",
         ),
         Form(
+            "{place}: {number} visitors\n",
+            "How many visitors does the list give for {place}?",
+            "{place}:",
+            "{number}",
+            "Visitors of last year\n\n",
+        ),
+        Form(
+            "{goods}\t{price}\n",
+            "What is the price of {goods}, by the list?",
+            "{goods}\t",
+            "{price}",
+            "goods\tprice\n",
+        ),
+        Form(
             "{code} = {item}\n",
             "Which article has the order code {code}?",
             "{code} =",
@@ -254,6 +268,13 @@ _VALIDATE = Forms(
             "Price list\n\n",
         ),
         Form(
+            "{first} has the desk in room {small}.\n",
+            "In which room is the desk of {first}?",
+            "{first} has the desk in room",
+            "{small}",
+            "Desks\n\n",
+        ),
+        Form(
             "{person}\t{code}\n",
             "Which badge does {person} wear?",
             "{person}\t",
@@ -318,6 +339,13 @@ _HELDOUT = Forms(
             "{person} to {place}:",
             "{time}",
             "Roster of the day\n\n",
+        ),
+        Form(
+            "{animals}: fed at {time}\n",
+            "When are the {animals} fed?",
+            "{animals}: fed at",
+            "{time}",
+            "Feeding\n\n",
         ),
         Form(
             "{item} -> shelf {code}\n",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from moa_rt import ArgumentError
@@ -50,17 +50,33 @@ class Material:
         units: list[str] = []
         names: list[str] = []
         missing = CHARACTERS_PER_TOKEN * length
+        head: list[str] = []
         for number, document in enumerate(documents):
             found = cut(document.text)
             if number == 0:
-                found = found[rng.randrange(0, 1 + len(found) // 2) :]
+                start = rng.randrange(0, 1 + len(found) // 2)
+                head, found = found[:start], found[start:]
             if found:
                 units += [*found, "\n\n"] if kind != "code" else found
                 names.append(document.name)
                 missing -= sum(map(len, found))
             if missing <= 0:
                 break
-        return units, _listed(names)
+        return units + head if missing > 0 else units, _listed(names)
+
+    def pieces(self, rng: random.Random, size: int) -> Iterator[tuple[str, str]]:
+        """(name, text of `size` characters or less): one of each document, then their others."""
+        documents = list(self.prose)
+        rng.shuffle(documents)
+        rest = []
+        for document in documents:
+            found = [document.text[i : i + size] for i in range(0, len(document.text), size)]
+            whole = [piece for piece in found if len(piece) > size // 2] or found
+            first = whole.pop(rng.randrange(len(whole)))
+            rest += [(document.name, piece) for piece in whole]
+            yield document.name, first
+        rng.shuffle(rest)
+        yield from rest
 
     def quotable(self, rng: random.Random, count: int) -> list[str]:
         """Sentences that begin in different ways; of plain words, 70 to 220 characters, if any are.

@@ -39,11 +39,11 @@ def pipeline(
         str | None, typer.Option(help="Field of the text in JSONL or dataset.")
     ] = None,
     plans: Annotated[
-        int | None, typer.Option(help="Plans of each budget to validate: 3, on a GPU 8.")
+        int | None, typer.Option(help="Plans of each budget to validate: 3, on a GPU 4.")
     ] = None,
     agreement: Annotated[
-        bool | None, typer.Option(help="Also compare greedy answers; on a GPU yes.")
-    ] = None,
+        bool, typer.Option(help="Also compare greedy answers with the dense model's.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
     solver: Annotated[str, typer.Option(help="cbc or highs.")] = "cbc",
     seed: Annotated[int, typer.Option(help="Of the calibration set.")] = 0,

@@ -17,7 +17,7 @@ METHODS: tuple[Method, ...] = ("gates", "influence")
 DEFAULT_BUDGETS = (0.5, 0.25)
 DEFAULT_LENGTHS = {"cpu": (1024, 2048), "cuda": (2048, 4096)}
 # Plans of a front that are validated for each budget. One takes minutes on two cores at 4k.
-DEFAULT_PLANS = {"cpu": 3, "cuda": 8}
+DEFAULT_PLANS = {"cpu": 3, "cuda": 4}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PipelineOptions:
     `budgets`: shares of the dense KV bytes, one chosen plan for each. `lengths`: to profile at.
     `validate_length`: twice the longest, or the model's limit. `max_length`: up to where the plans
     are for, at least the length of validation. `plans`: of each front, how many are validated.
-    `agreement`: whether greedy answers are compared too; by default on a GPU only.
+    `agreement`: whether greedy answers are compared too, which takes as long as the losses.
     """
 
     budgets: tuple[float, ...] = DEFAULT_BUDGETS
@@ -42,12 +42,7 @@ class PipelineOptions:
     seed: int = 0
     solver: str = "cbc"
     plans: int | None = None
-    agreement: bool | None = None
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether the device is not the CPU."""
-        return self.device != "cpu"
+    agreement: bool = False
 
     @property
     def longest(self) -> int:
@@ -83,7 +78,6 @@ def complete(options: PipelineOptions, config: ModelConfig) -> PipelineOptions:
         lengths=lengths,
         validate_length=options.validate_length or min(2 * lengths[-1], limit),
         plans=options.plans or DEFAULT_PLANS[kind],
-        agreement=options.on_gpu if options.agreement is None else options.agreement,
     )
 
 

@@ -182,7 +182,7 @@ class _Runner:
             self._place / "calibration",
             files,
             self._place / _VALIDATION,
-            ValidateOptions(options.validate_length, bool(options.agreement), self._device),
+            ValidateOptions(options.validate_length, options.agreement, self._device),
             self._reporter,
         )
 
