@@ -23,6 +23,7 @@ import typer
 from moa_tools.bench import commands as bench_commands
 from moa_tools.calibrate import commands as calibrate_commands
 from moa_tools.evaluate import commands as evaluate_commands
+from moa_tools.gates import commands as gates_commands
 from moa_tools.pipeline import commands as pipeline_commands
 from moa_tools.plan import commands as plan_commands
 from moa_tools.profile import commands as profile_commands
@@ -42,6 +43,7 @@ app.command("eval")(evaluate_commands.eval_)
 app.command("calibrate")(calibrate_commands.calibrate)
 app.command("validate")(validate_commands.validate)
 app.command("pipeline")(pipeline_commands.pipeline)
+app.command("gates")(gates_commands.gates)
 app.command("profile")(profile_commands.profile)
 app.command("verify")(verify_commands.verify)
 app.command("search")(search_commands.search)

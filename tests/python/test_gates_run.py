@@ -1,0 +1,196 @@
+"""`moa-tools gates` end to end on a small model: curves, repeatability, resuming, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from moa_rt import ArgumentError, MismatchError, ModelConfig, NumericError, ResourceError
+from moa_tools.calibrate import samples as sets
+from moa_tools.calibrate.samples import Sample
+from moa_tools.gates import memory, run
+from moa_tools.gates.options import GatesOptions
+from moa_tools.gates.run import gates
+from moa_tools.gates.training import Trainer
+from moa_tools.profile.cost_curves import CostCurves
+
+OPTIONS = GatesOptions(steps=6, batch=2, sparsest=0.3, targets=(0.5,))
+LENGTHS = (512, 640)
+
+
+def make_set(place: Path, config: ModelConfig, fingerprint: str | None = None) -> Path:
+    rng = np.random.default_rng(0)
+    found = []
+    for length in LENGTHS:
+        for index in range(3):
+            ids = [int(x) for x in rng.integers(3, config.vocab_size, length)]
+            task = "text" if index == 0 else "facts"
+            found.append(
+                Sample(
+                    f"{task}/{length}/{index}",
+                    task,
+                    "profile",
+                    length,
+                    tuple(ids[:-8]),
+                    tuple(ids[-8:]),
+                    "random",
+                )
+            )
+    manifest = {
+        "schema": sets.SCHEMA,
+        "fingerprint": fingerprint or config.fingerprint,
+        "model_name": "tiny",
+        "seed": 0,
+        "lengths": list(LENGTHS),
+        "tasks": ["facts", "text"],
+        "sources": {},
+        "options": {},
+    }
+    place.mkdir()
+    sets.save(place, found, manifest)
+    return place
+
+
+@pytest.fixture(scope="module")
+def config(tiny_dir: Path) -> ModelConfig:
+    torch.set_num_threads(1)
+    return ModelConfig.load(str(tiny_dir))
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory, config: ModelConfig) -> Path:
+    return make_set(tmp_path_factory.mktemp("set") / "set", config)
+
+
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path, calibration: Path
+) -> tuple[Path, run.GatesReport]:
+    out = tmp_path_factory.mktemp("made") / "curves"
+    return out, gates(tiny_dir, calibration, out, OPTIONS)
+
+
+def test_curves_never_rise_with_the_span(
+    made: tuple[Path, run.GatesReport], config: ModelConfig
+) -> None:
+    curves = CostCurves.load(made[0], config)
+    assert curves.method == "gates"
+    assert [curve.length for curve in curves.curves] == list(LENGTHS)
+    for curve in curves.curves:
+        assert curve.spans[0] == 128
+        assert (np.diff(curve.costs, axis=-1) <= 0).all()
+        assert (curve.costs[..., -1] == 0).all()
+        assert np.ptp(curve.costs[..., 0]) > 0, "heads differ"
+    assert len(made[1].losses) == OPTIONS.steps
+    assert not list(made[0].parent.glob("*partial*"))
+
+
+def test_the_same_run_gives_the_same_bytes(
+    made: tuple[Path, run.GatesReport], tiny_dir: Path, calibration: Path, tmp_path: Path
+) -> None:
+    gates(tiny_dir, calibration, tmp_path / "curves", OPTIONS)
+    for suffix in (".json", ".safetensors"):
+        again = (tmp_path / "curves").with_suffix(suffix).read_bytes()
+        assert again == made[0].with_suffix(suffix).read_bytes()
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    made: tuple[Path, run.GatesReport],
+    tiny_dir: Path,
+    calibration: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = Trainer.step
+    done: list[int] = []
+
+    def failing(self: Trainer) -> None:
+        if len(done) == 4:
+            raise KeyboardInterrupt
+        done.append(self.state.step)
+        real(self)
+
+    monkeypatch.setattr(run, "_SAVE_EVERY", 2)
+    monkeypatch.setattr(Trainer, "step", failing)
+    with pytest.raises(KeyboardInterrupt):
+        gates(tiny_dir, calibration, tmp_path / "curves", OPTIONS)
+    assert not (tmp_path / "curves.json").exists()
+    monkeypatch.setattr(Trainer, "step", real)
+    report = gates(tiny_dir, calibration, tmp_path / "curves", OPTIONS)
+    assert report.losses == made[1].losses
+    for suffix in (".json", ".safetensors"):
+        again = (tmp_path / "curves").with_suffix(suffix).read_bytes()
+        assert again == made[0].with_suffix(suffix).read_bytes()
+
+
+def test_E17_a_set_of_another_model(tiny_dir: Path, config: ModelConfig, tmp_path: Path) -> None:
+    other = make_set(tmp_path / "other", config, fingerprint="0" * 64)
+    with pytest.raises(MismatchError, match="fingerprint"):
+        gates(tiny_dir, other, tmp_path / "curves", OPTIONS)
+    assert not list(tmp_path.glob("curves*"))
+
+
+def test_E17_a_loss_that_is_not_finite(
+    tiny_dir: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor(float("nan")), torch.tensor(0.0)
+
+    monkeypatch.setattr(Trainer, "loss", broken)
+    with pytest.raises(NumericError, match=r"step 0: .*facts/512"):
+        gates(tiny_dir, calibration, tmp_path / "curves", OPTIONS)
+    assert not list(tmp_path.glob("curves*"))
+
+
+def test_too_little_memory_names_the_length_that_fits(
+    tiny_dir: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = memory.predict_memory(ModelConfig.load(str(tiny_dir)), 320, 2, 4, "cpu")
+    monkeypatch.setattr(run, "free_bytes", lambda _: free)
+    with pytest.raises(ResourceError, match=r"length 640 .*; length 320 would fit"):
+        gates(tiny_dir, calibration, tmp_path / "curves", OPTIONS)
+
+
+def test_an_allocation_that_fails_names_a_length(
+    tiny_dir: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Trainer) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "step", full)
+    with pytest.raises(ResourceError, match=r"out of memory; length \d+ would fit"):
+        gates(tiny_dir, calibration, tmp_path / "curves", OPTIONS)
+
+
+def test_the_loss_moves_the_gates(made: tuple[Path, run.GatesReport], config: ModelConfig) -> None:
+    """Another seed draws other samples, so the curves are no mere schedule."""
+    losses = [loss[1] for loss in made[1].losses]
+    assert all(loss > 0 for loss in losses)
+    assert losses[-1] > losses[0], "narrower plans are further from the dense model"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 1),
+        ("batch", 1),
+        ("dtype", "float16"),
+        ("sparsest", 0.9),
+        ("targets", (0.05,)),
+        ("learning_rate", float("nan")),
+        ("language_weight", -1.0),
+        ("sink", -1),
+        ("max_samples", 0),
+    ],
+)
+def test_options_out_of_bounds(field: str, value: object) -> None:
+    with pytest.raises(ArgumentError, match=field if field != "sparsest" else "densities"):
+        replace(OPTIONS, **{field: value})  # type: ignore[arg-type]
+
+
+def test_a_length_the_set_does_not_have(tiny_dir: Path, calibration: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="lengths: got 1024"):
+        gates(tiny_dir, calibration, tmp_path / "c", replace(OPTIONS, lengths=(1024,)))

@@ -1,0 +1,37 @@
+"""How many bytes a step of the gates takes: checked before anything is read."""
+
+from __future__ import annotations
+
+from moa_rt import ModelConfig
+
+from moa_tools.gates.training import chunk_size
+from moa_tools.profile.memory import predict_memory as profile_memory
+
+_FLOAT = 4
+_STEP = 64
+# Buffers over query rows and keys that are alive at the worst moment of the mixture's backward.
+_SLABS = 6
+
+
+def predict_memory(config: ModelConfig, length: int, batch: int, item: int, device: str) -> int:
+    """Peak bytes of a step with `batch` samples of `length` tokens, in a type of `item` bytes.
+
+    Weights, the inputs of all layers, the graph of one layer and the mixture's buffers.
+    """
+    parts = profile_memory(config, length * batch, _STEP, item, device)
+    heads = config.num_attention_heads
+    rows = chunk_size(length, heads, batch, device)
+    slabs = _SLABS * _FLOAT * batch * heads * rows * (length + rows)
+    return parts.weights + parts.layer_inputs + max(parts.logits, parts.layer_graph + slabs)
+
+
+def longest_that_fits(
+    config: ModelConfig, batch: int, item: int, device: str, free: int, longest: int
+) -> int:
+    """The longest length, a multiple of 64 and at most `longest`, that fits; 0: none."""
+    low, high = 0, longest // _STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = predict_memory(config, middle * _STEP, batch, item, device) <= free
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low * _STEP
