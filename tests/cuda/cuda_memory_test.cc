@@ -17,6 +17,8 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr std::int64_t kMiB = std::int64_t{1} << 20;
+// The driver hands out whole pages of 2 MiB, and keeps or returns one of its own now and then.
+constexpr std::int64_t kDriverSlack = 4 * kMiB;
 
 std::int64_t free_now() {
   std::size_t free = 0, total = 0;
@@ -93,7 +95,7 @@ TEST_F(CudaMemoryTest, G15_too_little_memory_is_refused_and_a_smaller_engine_ope
     EXPECT_THAT(error.what(), AllOf(HasSubstr("memory of cuda:0"), HasSubstr("missing"),
                                     HasSubstr("largest batch that fits")));
   }
-  EXPECT_GT(free_now() + 16 * kMiB, before);
+  EXPECT_GT(free_now() + kDriverSlack, before);
   Engine smaller(dir_->path(), options());
   EXPECT_EQ(smaller.generate({{1, 2, 3}}, request(4))[0].token_ids.size(), 4u);
 }
@@ -104,17 +106,17 @@ TEST_F(CudaMemoryTest, G15_memory_gone_between_check_and_allocation) {
   {
     cuda::DeviceAllocator allocator(0);
     try {
-      allocator.set_aside(before + kMiB, 1);
+      allocator.set_aside(before + 64 * kMiB, 1);
       FAIL() << "took more than there is";
     } catch (const ResourceError& error) {
       EXPECT_THAT(error.what(), AllOf(HasSubstr("cuda:0: memory"), HasSubstr("bytes free of"),
-                                      HasSubstr(std::to_string(before + kMiB))));
+                                      HasSubstr("in one block")));
     }
-    EXPECT_EQ(free_now(), before);
+    EXPECT_GE(free_now() + kDriverSlack, before);
     allocator.set_aside(before / 2, 1);
-    EXPECT_LE(free_now(), before - before / 2);
+    EXPECT_LE(free_now(), before - before / 2 + kDriverSlack);
   }
-  EXPECT_EQ(free_now(), before);
+  EXPECT_GE(free_now() + kDriverSlack, before);
 }
 
 TEST_F(CudaMemoryTest, blocks_come_from_what_was_set_aside_and_then_from_the_device) {
@@ -158,7 +160,7 @@ TEST_F(CudaMemoryTest, closing_gives_everything_back) {
     Engine engine(dir_->path(), options());
     EXPECT_LT(free_now(), before);
     engine.close();
-    EXPECT_GT(free_now() + 2 * kMiB, before);
+    EXPECT_GT(free_now() + kDriverSlack, before);
   }
 }
 
