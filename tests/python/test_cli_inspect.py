@@ -99,7 +99,16 @@ def test_the_heat_map(tmp_path: Path) -> None:
 def test_the_heat_map_has_colours_on_a_terminal(tmp_path: Path) -> None:
     plan = write_plan(tmp_path / "plan.json", [128, 512, 1024])
     controller, terminal = pty.openpty()
-    command = [BINARY, "inspect", "--model", MODEL, "--plan", plan, "--length", "1024"]
+    command: list[str | Path] = [
+        BINARY,
+        "inspect",
+        "--model",
+        MODEL,
+        "--plan",
+        plan,
+        "--length",
+        "1024",
+    ]
     process = subprocess.Popen(command, stdout=terminal)
     os.close(terminal)
     shown = b""

@@ -358,3 +358,13 @@ def test_the_command(
     assert json.loads(out.with_suffix(".json").read_text())["method"] == "influence-entry"
     assert main([*arguments, "--form", "both"]) == 2
     assert "form: got 'both'" in capsys.readouterr().err
+
+
+def test_profile_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["profile-cost", "tiny-gqa", "--length", "200", "--answer", "8"]
+    assert main(arguments) == 0
+    assert "200 tokens, joint, float32 on cpu: " in capsys.readouterr().out
+    assert main(["profile-cost", "tiny-gqa", "--length", "8", "--answer", "8"]) == 2
+    assert "length and answer: got 8 and 8" in capsys.readouterr().err
+    assert main(["profile-cost", "tiny", "--length", "200"]) == 2
+    assert "model shape: got 'tiny'" in capsys.readouterr().err

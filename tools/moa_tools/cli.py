@@ -45,6 +45,7 @@ app.command("validate")(validate_commands.validate)
 app.command("pipeline")(pipeline_commands.pipeline)
 app.command("gates")(gates_commands.gates)
 app.command("profile")(profile_commands.profile)
+app.command("profile-cost")(profile_commands.profile_cost)
 app.command("verify")(verify_commands.verify)
 app.command("search")(search_commands.search)
 

@@ -41,3 +41,26 @@ def profile(
         typer.echo(f"length {length}: {seconds:.2f} s a sample{memory}", err=True)
     for curve in report.curves.curves:
         typer.echo(f"{output}: {curve.title}, {len(curve.spans)} spans")
+
+
+def profile_cost(
+    shape: Annotated[str, typer.Argument(help="Model shape, such as llama-2-7b.")],
+    length: Annotated[int, typer.Option(help="Tokens of a sample.")] = 8192,
+    answer: Annotated[int, typer.Option(help="Tokens of its answer.")] = 128,
+    form: Annotated[str, typer.Option(help="joint or entry.")] = "joint",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+) -> None:
+    """Measure seconds and memory that profiling a model of this shape takes (random weights)."""
+    from moa_tools.bench.shapes import find
+    from moa_tools.profile.influence import Form
+    from moa_tools.profile.measure import measure
+    from moa_tools.profile.options import ProfileOptions
+
+    options = ProfileOptions(form=cast("Form", form), device=device, dtype=dtype)
+    cost = measure(find(shape), length, answer, options)
+    peak = "" if cost.peak_bytes is None else f", measured {cost.peak_bytes / 2**30:.2f} GiB"
+    typer.echo(
+        f"{shape}, {length} tokens, {form}, {options.torch_dtype} on {device}: "
+        f"{cost.seconds:.2f} s a sample; predicted {cost.predicted_bytes / 2**30:.2f} GiB{peak}"
+    )
