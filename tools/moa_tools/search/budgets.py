@@ -123,16 +123,28 @@ def dense_tokens(n: int, sink_size: int) -> int:
 
 
 def check_feasible(
-    limits: Mapping[int, int], candidates: Candidates, heads: int, sink_size: int
+    budgets: Budgets, limits: Mapping[int, int], candidates: Candidates, sink_size: int, heads: int
 ) -> None:
-    """Raises ArgumentError naming each length that no choice of rules can meet, and its least."""
+    """Raises ArgumentError naming each length that no choice of rules can meet, and its least.
+
+    `limits` are the budgets' own, in tokens over all `heads`.
+    """
     wrong = []
     for n, limit in limits.items():
         least = int(np.min(candidates.column(n))) * heads
-        if least > limit:
-            dense = dense_tokens(n, sink_size) * heads
-            got = math.floor(Fraction(limit, dense) * 10000) / 10000
-            need = math.ceil(Fraction(least, dense) * 10000) / 10000
-            wrong.append(f"density {got:g} at N={n} cannot be met, least is {need:g}")
+        if least <= limit:
+            continue
+        need = _rounded_up(Fraction(least, dense_tokens(n, sink_size) * heads))
+        wanted = [f"density {budgets.density[n]:g}"] if n in budgets.density else []
+        wanted += [f"{budgets.step_ms[n]:g} ms"] if n in budgets.step_ms else []
+        enough = f"{need:g}"
+        if n in budgets.step_ms and budgets.table is not None:
+            table = budgets.table
+            enough += f" or {table.base + table.per_kept_token_per_head * least:.4g} ms"
+        wrong.append(f"{' and '.join(wanted)} at N={n} cannot be met, least is {enough}")
     if wrong:
         raise ArgumentError("budgets: " + "; ".join(wrong))
+
+
+def _rounded_up(share: Fraction) -> float:
+    return math.ceil(share * 10000) / 10000

@@ -115,7 +115,7 @@ def search(
     rules = candidates(lengths, low, high, curves.sink_size, options.grid)
     heads = curves.shape[0] * curves.shape[1]
     limits = budgets.kept_limits(heads, curves.sink_size)
-    check_feasible(limits, rules, heads, curves.sink_size)
+    check_feasible(budgets, limits, rules, curves.sink_size, heads)
     problem, scale = make_problem(curves, rules, limits, options.rules_per_layer)
     names = tuple(f"{c.objective}@{c.length}" for c in curves.curves)
     with Solver(problem, options.solver) as solver:
