@@ -46,11 +46,8 @@ def test_the_frame_is_the_chat_template(family: str) -> None:
     ids = kit.chat(kit.encode("Hello there"), "Yes:")
     text = tokenizer.decode(ids, skip_special=False)
     if not tokenizer.has_chat_template:
-        assert text.split() == tokenizer.decode(tokenizer.encode(""), skip_special=False).split() + [
-            "Hello",
-            "there",
-            "Yes:",
-        ]
+        start = tokenizer.decode(tokenizer.encode(""), skip_special=False)
+        assert text.split() == [*start.split(), "Hello", "there", "Yes:"]
         return
     whole = tokenizer.apply_chat_template([{"role": "user", "content": "Hello there"}])
     assert text.replace(" ", "") == (whole + "Yes:").replace(" ", "")

@@ -272,12 +272,10 @@ def test_bad_requests(request_: build.Request, message: str, tiny_dir: Path) -> 
 def test_perplexity_from_known_losses(kit: Kit, tiny_dir: Path, tmp_path: Path) -> None:
     text = Document("x", " ".join(SENTENCES) * 8)
     suite = PerplexitySuite(kit.tokenizer, [text], 257, 3)
-    go(
-        run_of(tiny_dir, [suite], tmp_path, ["uniform:0.5"]), Fakes(kit.tokenizer, always_wrong)
-    )
+    go(run_of(tiny_dir, [suite], tmp_path, ["uniform:0.5"]), Fakes(kit.tokenizer, always_wrong))
     rows = results(tmp_path)["suites"]["perplexity"]["rows"]
     assert rows[0]["perplexity"] == pytest.approx(np.e, abs=1e-5)
-    ids = [np.array(task.run.args[1]) for task in suite.tasks(parse_plans([], ModelConfig.load(tiny_dir))[0])]  # type: ignore[attr-defined]
+    ids = suite.texts
     losses = np.concatenate([1.0 + (text_ids[1:] % 2 == 1) for text_ids in ids])
     assert rows[1]["perplexity"] == pytest.approx(np.exp(losses.mean()), abs=1e-5)
     assert rows[1]["ratio"] == pytest.approx(np.exp(losses.mean() - 1), abs=1e-5)

@@ -5,9 +5,9 @@ at least `threshold` of the dense plan's; its effective context is the last leng
 that it does not hold. After two lengths in a row that it does not hold it is not tried further.
 
 Without a mean span every plan is taken as it is, at its own density. With a mean span of M tokens
-(the cache's size is fixed, the input grows) there are two families: at length L `uniform` is the
-uniform plan of density M / L, and `plans` is that of the given files which at L keeps the most
-tokens and no more than M. Both then keep equal bytes, whatever the length.
+(the cache's size is fixed, the input grows) there are two families: `uniform` keeps M tokens in
+every head, and `plans` is at each length that of the given files which keeps the most tokens and on
+average no more than M. So neither has more bytes than the other's bound, whatever the length.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from moa_tools.evaluate.engines import EnginePool
 from moa_tools.evaluate.generation import ask, ask_exactly
 from moa_tools.evaluate.intervals import bootstrap_ratio
 from moa_tools.evaluate.items import Grid, Item, digest
-from moa_tools.evaluate.plans import DENSE, EvalPlan, dense, uniform
+from moa_tools.evaluate.plans import DENSE, EvalPlan, dense, fixed_span
 from moa_tools.evaluate.prompts import Kit
 from moa_tools.evaluate.retrieval import GENERATORS, make_items
 from moa_tools.evaluate.suite import Record, Results, Section, Task, Work, chunked
 from moa_tools.evaluate.tables import mean, number, rounded, table, with_interval
 
 NAME = "effective-context"
-_STEPS = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # lengths in mean spans
+_STEPS = (1.0, 1.125, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # lengths in mean spans
 _FAILURES = 2  # in a row, then a plan is not tried further
 _DENSE_LEAST = 0.5  # of all questions; where dense finds less there is nothing to compare with
 _ROUND = 64  # spans are multiples of it
@@ -64,7 +64,7 @@ def ladder_of(rules: Rules, longest: int) -> tuple[int, ...]:
     if rules.ladder:
         lengths = sorted(set(rules.ladder))
     elif rules.mean_span is not None:
-        lengths = [int(rules.mean_span * step) // _ROUND * _ROUND for step in _STEPS]
+        lengths = sorted({int(rules.mean_span * s) // _ROUND * _ROUND for s in _STEPS})
     else:
         lengths = [length for i in range(3, 15) for length in (64 << i, 96 << i)]
     if rules.mean_span is not None and (rules.mean_span % _ROUND or rules.mean_span < 2 * _ROUND):
@@ -119,15 +119,16 @@ class EffectiveSuite:
 
     def _uniform_member(self, length: int) -> EvalPlan:
         span = self._rules.mean_span or length
-        return self._dense if span >= length else uniform(self._config, span / length)
+        return self._dense if span >= length else fixed_span(self._config, span)
 
     def _file_member(self, files: Sequence[EvalPlan], length: int) -> EvalPlan | None:
         """The plan that keeps the most tokens and no more than the uniform one of the family."""
-        bound = self._uniform_member(length).plan.density(length)
-        if bound >= 1.0:
-            return self._dense
-        fitting = [plan for plan in files if plan.plan.density(length) <= bound]
-        return max(fitting, key=lambda plan: plan.plan.density(length), default=None)
+        uniform = self._uniform_member(length)
+        if uniform.kind == "dense":
+            return uniform
+        bound = uniform.density(length)
+        fitting = [plan for plan in files if plan.density(length) <= bound]
+        return max(fitting, key=lambda plan: plan.density(length), default=None)
 
     def lengths(self) -> Sequence[int]:
         """None to be checked for every plan: a family uses each only where it fits."""

@@ -52,7 +52,7 @@ class PerplexitySuite:
     ) -> None:
         self.name = NAME
         self.longest = length
-        self._texts = cut(tokenizer, documents, length, count)
+        self.texts = cut(tokenizer, documents, length, count)
         self._edges = [1 + (length - 1) * i // _BUCKETS for i in range(_BUCKETS + 1)]
 
     def lengths(self) -> Sequence[int]:
@@ -62,12 +62,12 @@ class PerplexitySuite:
     def identity(self) -> dict[str, Any]:
         """The texts by digest, and the buckets."""
         total = hashlib.sha256()
-        for text in self._texts:
+        for text in self.texts:
             total.update(text.tobytes())
         return {
             "edges": self._edges,
             "length": self.longest,
-            "texts": len(self._texts),
+            "texts": len(self.texts),
             "texts_sha256": total.hexdigest(),
         }
 
@@ -75,7 +75,7 @@ class PerplexitySuite:
         """One text each."""
         return [
             Task(plan, f"{NAME}/{index}", 1, partial(self._run, plan, text))
-            for index, text in enumerate(self._texts)
+            for index, text in enumerate(self.texts)
         ]
 
     def _run(self, plan: EvalPlan, text: Ids, engines: EnginePool) -> list[Record]:
@@ -95,7 +95,7 @@ class PerplexitySuite:
 
     def _losses(self, label: str, results: Results) -> list[list[float]] | None:
         done = results.get(label, {})
-        keys = [f"{NAME}/{index}" for index in range(len(self._texts))]
+        keys = [f"{NAME}/{index}" for index in range(len(self.texts))]
         if any(key not in done for key in keys):
             return None
         return [done[key][0]["losses"] for key in keys]
@@ -175,7 +175,7 @@ class PerplexitySuite:
             for row in rows
         ]
         return (
-            f"{len(self._texts)} texts of {self.longest} tokens; intervals by bootstrap over "
+            f"{len(self.texts)} texts of {self.longest} tokens; intervals by bootstrap over "
             "texts.\n\n"
             + table(header, lines)
             + "\nBy position, up to:\n\n"

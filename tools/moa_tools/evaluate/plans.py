@@ -43,6 +43,13 @@ def uniform(config: ModelConfig, density: float) -> EvalPlan:
     return _make(f"{_UNIFORM}{density:g}", "uniform", AttentionPlan.uniform(config, density))
 
 
+def fixed_span(config: ModelConfig, span: int) -> EvalPlan:
+    """Every head keeps `span` tokens, a multiple of 64, however long the input is."""
+    rules = [[(span, 0.0)] * config.num_key_value_heads] * config.num_hidden_layers
+    plan = AttentionPlan.from_rules(rules, max_length=config.max_position_embeddings)
+    return _make(f"span {span}", "uniform", plan)
+
+
 def _from_file(label: str, path: Path, config: ModelConfig, force: bool) -> EvalPlan:
     plan = AttentionPlan.load(str(path))
     plan.check_model(config, force)
