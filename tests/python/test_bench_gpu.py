@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from moa_rt import (
     ArgumentError,
+    AttentionPlan,
     DeviceError,
     Engine,
     IoError,
@@ -14,7 +15,8 @@ from moa_rt import (
     ModelConfig,
     ResourceError,
 )
-from moa_tools.bench import environment, gpu, random_model, section, shapes
+from moa_tools.bench import commands, end_to_end, environment, gpu, random_model, section, shapes
+from moa_tools.bench.end_to_end import Job
 from moa_tools.bench.options import GpuOptions
 from moa_tools.bench.random_model import temporary_model, write_model
 from moa_tools.bench.record import Missing, Row, load, parse_row
@@ -210,3 +212,62 @@ def test_a_run_is_continued_on_the_same_device_only(
     with pytest.raises(MismatchError, match="device: got B, the run file has A"):
         run(["ceilings"], "three")
     assert load(output) == again
+
+
+def test_the_jobs_of_a_plan_share_an_engine_and_shrink_what_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small batches first; a full batch that is refused is tried again below."""
+    opened: list[int] = []
+    real = end_to_end._open
+
+    def refuse_above_three(around: Any, plan: AttentionPlan, budget: int, batch: int) -> Engine:
+        opened.append(batch)
+        if batch > 3:
+            raise ResourceError("no room")
+        return real(around, plan, budget, batch)
+
+    monkeypatch.setattr(end_to_end, "_open", refuse_above_three)
+    monkeypatch.setattr(end_to_end, "full_batch", lambda *_: 5)
+    with temporary_model(tmp_path, TINY) as directory:
+        around = end_to_end.Surroundings("tiny-gqa", directory, "cpu", 4, 0.0, num_threads=1)
+        plan = AttentionPlan.dense(TINY.config())
+        jobs = [Job("dense", "tiny", 256, batch) for batch in (0, 1)]
+        rows = list(end_to_end.measure_plan(around, jobs, plan, 0))
+        assert [(r.case["batch"], r.case["full"]) for r in rows if isinstance(r, Row)] == [
+            (1, 0),
+            (3, 1),
+        ]
+        assert opened == [5, 4, 3]
+        refused = list(end_to_end.measure_plan(around, [Job("dense", "tiny", 256, 8)], plan, 0))
+        want = "moa_rt tiny-gqa tiny dense batch 8"
+        assert refused == [Missing(want, "ResourceError: no room")]
+
+
+def test_a_published_plan_is_imported_for_the_shape(tmp_path: Path) -> None:
+    heads, layers = 32, 32
+    betas = [[0.25 if h % 4 else 1.0 for h in range(heads)] for _ in range(layers)]
+    text = json.dumps({"alphas": [[0.0] * heads] * layers, "betas": betas})
+    path = tmp_path / "theirs.json"
+    path.write_text(text)
+    options = GpuOptions(plans=(("llama-2-7b", str(path)), ("llama-3-8b", str(path))))
+    assert options.published("llama-2-7b")["theirs"].density(4096) == pytest.approx(0.4375)
+    # The widest head of a group of four decides for its KV head.
+    assert options.published("llama-3-8b")["theirs"].density(4096) == 1.0
+    config = shapes.find("llama-2-7b").config()
+    plans = end_to_end.make_plans(config, options.published("llama-2-7b"), 4096)
+    assert plans["uniform as theirs"].density(4096) == pytest.approx(0.4375, abs=0.02)
+
+
+def test_the_command_is_recorded_without_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["x", "bench", "gpu", "-o", "/a/b/run.json", "--plans", "s=/c/p.json"]
+    )
+    assert commands._command() == "moa-tools bench gpu -o run.json --plans s=p.json"
+
+
+def test_limits_name_a_section_and_whole_seconds() -> None:
+    assert commands._limits(["ceilings=5"], ["ceilings"]) == {"ceilings": 5.0}
+    for bad in ("ceilings", "ceilings=0", "ceilings=1.5", "other=3"):
+        with pytest.raises(ArgumentError, match="SECTION=SECONDS"):
+            commands._limits([bad], ["ceilings"])

@@ -91,9 +91,17 @@ def _figures(case: AttentionCase, decode: bool, times: Rounds) -> dict[str, floa
     return out | {"visible_TFLOP_s": case.flops / seconds * 1e-12}
 
 
-def measure_case(case: AttentionCase, decode: bool, device: str) -> Iterator[Row | Missing]:
-    """One row for each peer that can, a name and a reason for each that cannot."""
-    peers = PEERS if device.startswith("cuda") else CPU_PEERS
+def measure_case(
+    case: AttentionCase, decode: bool, device: str, quick: bool = False
+) -> Iterator[Row | Missing]:
+    """One row for each peer that can, a name and a reason for each that cannot.
+
+    A quick run leaves flex_attention out of dense cases, where kernels made for them are faster: it
+    is compiled anew for every shape.
+    """
+    peers = dict(PEERS if device.startswith("cuda") else CPU_PEERS)
+    if quick and case.dense:
+        peers.pop("flex_attention", None)
     sets = _sets(case, decode, device)
     timers: dict[str, Timed] = {}
     notes: dict[str, tuple[float, bool]] = {}
@@ -122,4 +130,4 @@ def measure(device: str, plans: dict[str, AttentionPlan], quick: bool) -> Iterat
         (False, prefill_cases(device, plans, quick)),
     ):
         for case in listed:
-            yield from measure_case(case, decode, device)
+            yield from measure_case(case, decode, device, quick)

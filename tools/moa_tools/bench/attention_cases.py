@@ -9,7 +9,12 @@ from pathlib import Path
 from moa_rt import AttentionPlan, HeadSpan
 
 from moa_tools.bench.roofline import attention_flops, visible_pairs
-from moa_tools.plan.reference_import import import_plan, load_reference
+from moa_tools.plan.reference_import import (
+    DEFAULT_MAX_LENGTH,
+    DEFAULT_MIN_LENGTH,
+    import_plan,
+    load_reference,
+)
 
 SINK = 64
 HEAD_DIM = 128
@@ -94,7 +99,7 @@ def load_plan(path: Path, kv_heads: int) -> AttentionPlan:
         published = load_reference(path)
     except FormatError:
         return AttentionPlan.load(str(path))
-    return import_plan(published, kv_heads, 1024, 32768)
+    return import_plan(published, kv_heads, DEFAULT_MIN_LENGTH, DEFAULT_MAX_LENGTH)
 
 
 def published(model: str, plan: AttentionPlan, name: str, tokens: int, batch: int) -> AttentionCase:

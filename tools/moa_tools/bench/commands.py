@@ -21,7 +21,12 @@ _Commit = Annotated[
 
 
 def _command() -> str:
-    return shlex.join(["moa-tools", *sys.argv[1:]])
+    """The command line with names for absolute paths: where things lie is nobody's business."""
+    words = ["moa-tools"]
+    for word in sys.argv[1:]:
+        option, equals, path = word.rpartition("=")
+        words.append(option + equals + Path(path).name if path.startswith("/") else word)
+    return shlex.join(words)
 
 
 def _report(text: str) -> None:
@@ -36,6 +41,16 @@ def _pairs(values: list[str] | None) -> tuple[tuple[str, str], ...]:
             raise ArgumentError(f"--plans: got {value!r}, want SHAPE=FILE")
         pairs.append((name, path))
     return tuple(pairs)
+
+
+def _limits(values: list[str] | None, sections: list[str]) -> dict[str, float]:
+    limits = {}
+    for value in values or []:
+        name, _, text = value.partition("=")
+        if name not in sections or not text.isdigit() or int(text) < 1:
+            raise ArgumentError(f"--limit: got {value!r}, want SECTION=SECONDS")
+        limits[name] = float(text)
+    return limits
 
 
 @app.command()
@@ -59,6 +74,9 @@ def gpu(
     only: _Only = None,
     steps: Annotated[int, typer.Option(help="Decode steps; the first 16 are dropped.")] = 128,
     seconds: Annotated[float, typer.Option(help="Time for the whole run.")] = float("inf"),
+    limit: Annotated[
+        list[str] | None, typer.Option(help="SECTION=SECONDS; may be repeated.")
+    ] = None,
     work_dir: Annotated[
         Path | None, typer.Option(help="Where random weights go for the time of the run.")
     ] = None,
@@ -96,6 +114,7 @@ def gpu(
         commit=commit,
         seconds=seconds,
         resume=resume,
+        limits=_limits(limit, runner.choose(options, ())),
     )
     typer.echo(render(run))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ SECTION = "end to end"
 # dry runs.
 SETTINGS = {"3k+1k": 4096, "6k+2k": 8192, "12k+4k": 16384, "tiny": 256}
 _RETRIES = 4
+_MAX_BATCH = 4096  # of an engine
 
 
 @dataclass(frozen=True)
@@ -128,21 +129,22 @@ def full_batch(around: Surroundings, plan: AttentionPlan, budget: int, free_byte
             prefill_chunk=min(around.prefill_chunk, budget),
             force_plan=True,
         )
-        batch = max(1, (free_bytes - need.total(0)) // need.kv_per_sequence)
-    return int(min(batch, 4096))
+        fits = (free_bytes - need.total(0)) // need.kv_per_sequence
+        batch = min(max(1, fits), _MAX_BATCH)
+    return batch
 
 
 def _row(around: Surroundings, job: Job, plan: AttentionPlan, engine: Engine, batch: int) -> Row:
-    # A sixteenth at the least is room for the answers: the steps, and those of early sequences
-    # while the others' prompts are read.
+    # What the prompt leaves of the budget is room for the answers.
     prompt = job.budget * 7 // 8
     setting = Setting(batch, prompt, job.budget - prompt, around.steps)
     decode = decode_run.run(engine, setting)
     figures = decode_run.figures(engine, decode, around.read_bytes_a_second)
-    if around.device.startswith("cuda"):
+    # A device engine takes the memory of its whole batch at once: told where the batch is whole.
+    if around.device.startswith("cuda") and batch == engine.options.max_batch:
         used = environment.gpu_memory_used()
-        figures["device_used_GiB"] = used / 2**30
         memory = engine.memory
+        figures["device_used_GiB"] = used / 2**30
         rest = used - memory.weights - memory.kv_cache_peak
         figures["beyond_weights_and_cache_GiB"] = rest / 2**30
     case: dict[str, str | int | float] = {
@@ -156,25 +158,37 @@ def _row(around: Surroundings, job: Job, plan: AttentionPlan, engine: Engine, ba
     return Row(SECTION, "moa_rt", case, figures, decode.rounds.seconds)
 
 
-def measure_job(
-    around: Surroundings, job: Job, plan: AttentionPlan, free_bytes: int
+def measure_plan(
+    around: Surroundings, jobs: Sequence[Job], plan: AttentionPlan, free_bytes: int
 ) -> Iterator[Row | Missing]:
-    """One row, or the reason why not. A batch that turns out not to fit is made smaller."""
-    batch = job.batch
+    """The jobs of one plan and budget, small batches first, on one engine for the largest of them.
+
+    A largest batch that turns out not to fit is made smaller. A job that fails is named, and those
+    that need more with it.
+    """
+    budget = jobs[0].budget
+    # The largest by memory (0) comes last.
+    left = sorted(jobs, key=lambda job: job.batch or _MAX_BATCH + 1)
+    batch = max(job.batch for job in jobs)
     try:
-        batch = batch or full_batch(around, plan, job.budget, free_bytes)
+        if left[-1].batch == 0:
+            batch = max(batch, full_batch(around, plan, budget, free_bytes))
         for attempt in range(_RETRIES):
             try:
-                with _open(around, plan, job.budget, batch) as engine:
-                    yield _row(around, job, plan, engine, batch)
+                with _open(around, plan, budget, batch) as engine:
+                    while left:
+                        yield _row(around, left[0], plan, engine, left[0].batch or batch)
+                        left.pop(0)
                 return
             except ResourceError:
-                if job.batch or attempt + 1 == _RETRIES or batch == 1:
+                least = max((job.batch for job in left), default=0)
+                if left[-1].batch or attempt + 1 == _RETRIES or batch <= max(1, least):
                     raise
-                batch = max(1, batch * 95 // 100 if batch > 20 else batch - 1)
-    except Exception as error:  # one job's failure leaves the others
-        what = f"moa_rt {around.model} {job.setting} {job.plan} batch {batch or 'full'}"
-        yield Missing(what, f"{type(error).__name__}: {error}"[:300])
+                batch = max(1, least, batch * 95 // 100 if batch > 20 else batch - 1)
+    except Exception as error:  # one plan's failure leaves the others
+        for job in left:
+            what = f"moa_rt {around.model} {job.setting} {job.plan} batch {job.batch or 'full'}"
+            yield Missing(what, f"{type(error).__name__}: {error}"[:300])
 
 
 def measure(
@@ -183,11 +197,17 @@ def measure(
     published: dict[str, AttentionPlan],
     free_bytes: int,
 ) -> Iterator[Row | Missing]:
-    """Every job in turn. `free_bytes` is what the device has for weights, caches and scratch."""
+    """Every plan in turn, in order of its first job.
+
+    `free_bytes` is what the device has for weights, caches and scratch.
+    """
     config = ModelConfig.load(str(around.directory))
+    groups: dict[tuple[str, int], list[Job]] = {}
     for job in jobs:
-        plans = make_plans(config, published, job.budget)
-        if job.plan not in plans:
-            yield Missing(f"moa_rt {around.model} {job.plan}", "no plan of this shape was given")
-            continue
-        yield from measure_job(around, job, plans[job.plan], free_bytes)
+        groups.setdefault((job.plan, job.budget), []).append(job)
+    for (name, budget), group in groups.items():
+        plans = make_plans(config, published, budget)
+        if name in plans:
+            yield from measure_plan(around, group, plans[name], free_bytes)
+        else:
+            yield Missing(f"moa_rt {around.model} {name}", "no plan of this shape was given")

@@ -97,7 +97,7 @@ def describe(kind: str, commit_name: str | None = None) -> dict[str, str]:
     out = {
         "moa_rt": moa_rt.__version__,
         "commit": commit_name or commit() or "unknown",
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "processor": processor(),
         "cores": str(len(os.sched_getaffinity(0))),

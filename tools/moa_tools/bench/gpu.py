@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,11 @@ def run_all(
     commit: str | None = None,
     seconds: float = float("inf"),
     resume: bool = False,
+    limits: Mapping[str, float] | None = None,
 ) -> Run:
     """Runs the sections, saving the run file after each. Sections beyond `seconds` are left out.
+
+    `limits` bounds sections by name (seconds) below what `limit_of` gives them.
 
     With `resume` the rows go into the run that `output` holds, if there is one. Raises
     MismatchError if that was made on another device or commit.
@@ -175,7 +178,7 @@ def run_all(
                 run.missing.append(Missing(name, "no time was left for it"))
                 continue
             report(f"{name} ...")
-            limit = min(limit_of(name), left)
+            limit = min(limit_of(name), left, (limits or {}).get(name, left))
             for result in run_section(name, inner, _context(run), limit):
                 _keep(run, result)
                 report(describe(result))

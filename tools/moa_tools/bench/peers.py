@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -76,26 +77,31 @@ def _mask(case: AttentionCase, decode: bool, device: str) -> Callable[..., Any]:
     return visible
 
 
-def _flex(inputs: Inputs) -> Work:
+@lru_cache(maxsize=1)
+def _block_mask(case: AttentionCase, rows: int, device: str) -> Any:
+    """One for all inputs of a case: another one would be compiled again."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    visible = _mask(case, rows == 1, device)
+    return create_block_mask(visible, None, case.query_heads, rows, case.tokens, device=device)
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Any:
     import torch
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)
+
+
+def _flex(inputs: Inputs) -> Work:
+    from torch.nn.attention.flex_attention import flex_attention
 
     case = inputs.case
     device = str(inputs.q.device)
-    rows = inputs.q.shape[2]
-    mask = create_block_mask(
-        _mask(case, rows == 1, device),
-        None,
-        case.query_heads,
-        rows,
-        case.tokens,
-        device=device,
-        _compile=device.startswith("cuda"),
-    )
+    mask = _block_mask(case, inputs.q.shape[2], device)
     # Without a GPU the dry run checks the mask, not the compiler.
-    run: Any = flex_attention
-    if device.startswith("cuda"):
-        run = torch.compile(flex_attention, dynamic=False)
+    run: Any = _compiled_flex() if device.startswith("cuda") else flex_attention
     grouped = case.group > 1
     return lambda: run(inputs.q, inputs.k, inputs.v, block_mask=mask, enable_gqa=grouped)
 
