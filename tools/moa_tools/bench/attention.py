@@ -124,10 +124,10 @@ def measure_case(
 
 
 def measure(device: str, plans: dict[str, AttentionPlan], quick: bool) -> Iterator[Row | Missing]:
-    """Every case of decode, then of prefill."""
-    for decode, listed in (
-        (True, decode_cases(device, plans, quick)),
-        (False, prefill_cases(device, plans, quick)),
-    ):
-        for case in listed:
-            yield from measure_case(case, decode, device, quick)
+    """Decode and prefill: what the goals need first, the other cases after it."""
+    lists = {True: decode_cases(device, plans, quick), False: prefill_cases(device, plans, quick)}
+    needed = 2  # the first of each list
+    for part in (slice(0, needed), slice(needed, None)):
+        for decode, listed in lists.items():
+            for case in listed[part]:
+                yield from measure_case(case, decode, device, quick)

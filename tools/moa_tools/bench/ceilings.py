@@ -37,12 +37,13 @@ def measure(device: str, quick: bool) -> Iterator[Row]:
         "read (sum)": lambda: words.view(torch.float32).sum(),
         "read (maximum)": lambda: words.amax(),
         "copy": lambda: target.copy_(source),
+        "copy (negated)": lambda: torch.neg(source, out=target),
     }
     rounds = interleave(
         {name: timer(device, run) for name, run in work.items()}, repeats=3 if quick else 7
     )
     for name, times in rounds.items():
-        amount = 2.0 * size if name == "copy" else float(size)
+        amount = 2.0 * size if name.startswith("copy") else float(size)
         yield _row(name, times, amount, "TB_s", 1e-12)
     yield _matmul(torch, device, 8192 if cuda else 256, quick)
 
