@@ -85,5 +85,6 @@ write_document
 echo "Question: $QUESTION"
 ask "dense    "
 ask "50 % plan" --density 0.5
+if [[ ${CUDA_DEFINES[0]} == *=ON ]] && has_gpu; then ask "dense, GPU" --device cuda; fi
 step "Done"
 echo "Try: $VENV/bin/moa-rt chat --model $MODEL"

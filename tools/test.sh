@@ -6,6 +6,7 @@
 set -Eeuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+readonly QWEN=models/qwen2.5-coder-0.5b-instruct  # tested on the GPU too, if it has been converted
 readonly KIND=${1:---all}
 case "$KIND" in
   --all) readonly STEPS=13 ;;
@@ -98,7 +99,9 @@ get_model
 
 if [[ $KIND == --cuda ]]; then
   check "C++ tests on the GPU" check_cuda_cpp
-  check "Python tests on the GPU" "$PYTHON" -m pytest --device cuda
+  qwen=()
+  if [[ -d $QWEN ]]; then qwen=(--qwen-dir "$QWEN"); fi
+  check "Python tests on the GPU" "$PYTHON" -m pytest --device cuda "${qwen[@]}"
   step "Summary"
   summary || exit 1
   exit

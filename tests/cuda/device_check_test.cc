@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "cuda/runtime/check.h"
 #include "moa_rt/error.h"
 #include "ops/backend.h"
 
@@ -95,6 +96,22 @@ TEST(DeviceCheckTest, G14_device_that_cannot_be_used) {
     DeviceFacts facts = hopper();
     facts.code = code;
     EXPECT_THAT(refusal(facts), HasSubstr(cudaGetErrorString(code)));
+  }
+}
+
+// What a stream, an event, a graph or page-locked memory may answer when it is made.
+TEST(DeviceCheckTest, I2_short_memory_is_told_from_a_broken_device) {
+  EXPECT_NO_THROW(check(cudaSuccess, "stream"));
+  EXPECT_THROW(check(cudaErrorMemoryAllocation, "stream"), ResourceError);
+  for (const cudaError_t status : {cudaErrorIllegalAddress, cudaErrorLaunchTimeout,
+                                   cudaErrorECCUncorrectable, cudaErrorLaunchFailure}) {
+    try {
+      check(status, "graph");
+      FAIL() << cudaGetErrorName(status);
+    } catch (const DeviceError& error) {
+      EXPECT_THAT(error.what(), AllOf(HasSubstr("cuda: graph"), HasSubstr(cudaGetErrorName(status)),
+                                      HasSubstr(cudaGetErrorString(status))));
+    }
   }
 }
 
