@@ -10,7 +10,7 @@ namespace {
 // An H100 with CUDA 13.0 (driver 580): 533 MiB are taken in all once a small model has worked, 6 of
 // them for its code and graphs; larger shapes load more of cuBLASLt.
 constexpr std::int64_t kContextBytes = std::int64_t{527} << 20;
-constexpr std::int64_t kCodeBytes = std::int64_t{32} << 20;
+constexpr std::int64_t kCodeBytes = std::int64_t{64} << 20;
 
 }  // namespace
 
