@@ -46,14 +46,16 @@ class Engine:
         plan: spans of the attention heads: an `AttentionPlan`, the path of a plan file, "auto" for
             the plan that ships with the package for this very model, or None for a dense model.
         device: "cpu", "cuda" or "cuda:<index>".
-        dtype: type of matrices and KV caches: "auto" (as stored), "bfloat16" or "float32".
+        dtype: type of matrices and KV caches: "auto" (as stored), "bfloat16", "float32" (CPU
+            only) or "float16" (GPU only).
         max_batch: requests that run at the same time; more of them wait.
         max_seq_len: longest token budget (prompt and answer), None for the model's own limit.
         num_threads: None for one for each available core.
         prefill_chunk: tokens of prompts processed in one step.
         force_plan: accept a plan whose fingerprint is another model's of the same shape.
         max_queue: requests that may wait; `submit` refuses one more with BusyError.
-        kv_cache_bytes: bound on all KV caches together, None for what memory allows.
+        kv_cache_bytes: bound on all KV caches together, None for what memory allows and at most
+            ``max_batch`` sequences of ``max_seq_len`` tokens. A GPU's are taken at once.
         cpu_isa: "auto", "portable", "avx2", "avx512" or "avx512_bf16".
         density: with plan "auto", share of the dense KV bytes that the plan keeps; None for 0.5.
 

@@ -44,7 +44,8 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags) {
   app.add_option("--device", options.device, "cpu, cuda or cuda:INDEX")
       ->capture_default_str()
       ->group(group);
-  app.add_option("--dtype", options.dtype, "auto (as stored), bfloat16 or float32")
+  app.add_option("--dtype", options.dtype,
+                 "auto (as stored), bfloat16, float32 (CPU) or float16 (GPU)")
       ->capture_default_str()
       ->group(group);
   app.add_option("--threads", options.num_threads, "Threads; 0: one for each available core")
