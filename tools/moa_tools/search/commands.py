@@ -31,7 +31,9 @@ def search(
     ] = None,
     solver: Annotated[str, typer.Option(help="cbc or highs.")] = "cbc",
     time_limit: Annotated[float, typer.Option(help="Seconds of one solve.")] = 120.0,
-    gap: Annotated[float, typer.Option(help="Relative gap at which a solve stops.")] = 1e-3,
+    gap: Annotated[
+        float | None, typer.Option(help="Relative gap at which a solve stops (1e-4; large: 1e-3).")
+    ] = None,
     rules_per_layer: Annotated[
         int | None, typer.Option(help="Most distinct rules in a layer (the paper: 2).")
     ] = None,

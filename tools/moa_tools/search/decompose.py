@@ -24,6 +24,7 @@ MAX_SETS = 40_000
 _MAX_ROUNDS = 60
 _POLISH_ROUNDS = 4
 _SETS_OF_A_LAYER = 8
+_PLAIN_SIZE = 20_000  # heads * rules that the plain program takes a minute or so for
 _SLACK = 1e4  # of a unit of a row: beyond any real multiplier, costs being scaled to 1
 
 
@@ -238,8 +239,8 @@ def _improve(
 def solve(problem: Problem, task: Task, solver: mip_model.SolverName) -> Answer:
     """The best found and a bound that holds for all plans; "optimal" within the gap, else not.
 
-    Where no set of each layer's fits, which needs few and unlike layers, the plain program is
-    asked.
+    The fewer the layers, the wider the gap: a small program that is not proven this way is given to
+    the plain one for the time left, as is one for which no choice of sets fits.
     """
     deadline = time.monotonic() + task.seconds
     state = _start(problem, task)
@@ -248,9 +249,15 @@ def solve(problem: Problem, task: Task, solver: mip_model.SolverName) -> Answer:
     if state.bound > most * (1 + 1e-9):
         return Answer("infeasible")  # even the dearest plan costs less than any feasible one
     best, value = _improve(problem, task, state, solver, deadline)
-    if best is None:
-        left = max(deadline - time.monotonic(), 0.0)
-        answer = mip_model.solve_plain(problem, replace(task, seconds=left), solver)
-        return replace(answer, bound=max(answer.bound, state.bound))
     proven = value - state.bound <= max(task.gap, 1e-9) * abs(value)
+    left = deadline - time.monotonic()
+    if best is None or (not proven and left > 0 and state.cost.size <= _PLAIN_SIZE):
+        answer = mip_model.solve_plain(problem, replace(task, seconds=max(left, 0.0)), solver)
+        bound = max(answer.bound, state.bound)
+        if best is None or answer.status in ("optimal", "infeasible"):
+            return replace(answer, bound=bound)
+        if answer.choice is not None:
+            other = float(task.weights @ objective_values(problem, answer.choice))
+            best = answer.choice if other < value else best
+        return Answer("feasible", best, bound)
     return Answer("optimal" if proven else "feasible", best, state.bound)

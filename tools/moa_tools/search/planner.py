@@ -16,7 +16,9 @@ from moa_tools.search.problem import Problem
 from moa_tools.search.rules import ROUNDING, Candidates, Grid, candidates
 
 SOLVERS = ("cbc", "highs")
-DEFAULT_GAP = 1e-3
+# Relative gaps of a solve: the smaller one where it costs no more.
+SMALL_GAP, LARGE_GAP = 1e-4, 1e-3
+SMALL_PROBLEM = 20_000  # heads * rules
 DEFAULT_SECONDS = 120.0
 
 
@@ -27,7 +29,7 @@ class SearchOptions:
     Attributes:
         solver: "cbc" or "highs".
         seconds: time limit of one solve.
-        gap: relative gap at which a solve stops.
+        gap: relative gap at which a solve stops; None: 1e-4, or 1e-3 for large models.
         rules_per_layer: most distinct rules in a layer (2 in the paper), None for no limit.
         grid: which rules: "fine", "elastic" (the paper's alpha x beta), "relative" (alpha = 0) or
             "absolute" (beta = 0).
@@ -39,7 +41,7 @@ class SearchOptions:
 
     solver: str = "cbc"
     seconds: float = DEFAULT_SECONDS
-    gap: float = DEFAULT_GAP
+    gap: float | None = None
     rules_per_layer: int | None = None
     grid: Grid = "fine"
     grid_points: int | None = None
@@ -52,7 +54,7 @@ class SearchOptions:
             raise ArgumentError(f"solver: got {self.solver[:100]!r}, want one of {SOLVERS}")
         if not 0 < self.seconds <= 1e6:
             raise ArgumentError(f"time limit: got {self.seconds}, want seconds in (0, 1e6]")
-        if not 0 <= self.gap < 1:
+        if self.gap is not None and not 0 <= self.gap < 1:
             raise ArgumentError(f"gap: got {self.gap}, want in [0, 1)")
         if self.rules_per_layer is not None and self.rules_per_layer < 1:
             raise ArgumentError(f"rules per layer: got {self.rules_per_layer}, want >= 1")
@@ -118,6 +120,9 @@ def search(
     check_feasible(budgets, limits, rules, curves.sink_size, heads)
     problem, scale = make_problem(curves, rules, limits, options.rules_per_layer)
     names = tuple(f"{c.objective}@{c.length}" for c in curves.curves)
+    gap = options.gap
+    if gap is None:
+        gap = SMALL_GAP if heads * len(rules.rules) <= SMALL_PROBLEM else LARGE_GAP
     with Solver(problem, options.solver) as solver:
         factor = solver.least_factor() if rules_disagree(rules, limits) else 0.0
         if factor > 1 + 1e-9:
@@ -126,14 +131,14 @@ def search(
                 f"only if all of them are {factor:.4g} times as large"
             )
         front = pareto.front(
-            problem, names, solver, gap=options.gap, seconds=options.seconds,
+            problem, names, solver, gap=gap, seconds=options.seconds,
             grid_points=options.grid_points, step=step,
         )  # fmt: skip
     plans, objectives = [], []
     for point in front.points:
         values = {n: float(v) for n, v in zip(names, point.values * scale, strict=True)}
         plan = _plan(curves, rules, point.choice.tolist(), (low, high), options)
-        plan.provenance = _provenance(curves, budgets, options, point, values)
+        plan.provenance = _provenance(curves, budgets, options, gap, point, values)
         check_plan(plan, config, limits)
         plans.append(plan)
         objectives.append(values)
@@ -215,6 +220,7 @@ def _provenance(
     curves: CostCurves,
     budgets: Budgets,
     options: SearchOptions,
+    gap: float,
     point: pareto.Point,
     values: Mapping[str, float],
 ) -> dict[str, str]:
@@ -226,7 +232,7 @@ def _provenance(
         "solve": point.how,
         "optimal": "true" if point.optimal else "false",
         "gap": f"{point.gap:.3g}",
-        "gap_wanted": f"{options.gap:.3g}",
+        "gap_wanted": f"{gap:.3g}",
         "grid": options.grid,
         "rules_per_layer": str(options.rules_per_layer or "any"),
         "moa_rt": __version__,

@@ -47,10 +47,10 @@ def _share(thirty_seconds: int) -> float:
     return thirty_seconds / 32
 
 
-def _elastic(lengths: Sequence[int]) -> list[SpanRule]:
-    """Alpha x beta as in the paper: alphas in steps of half the least length, betas in eighths."""
+def _elastic(lengths: Sequence[int], parts: int = 2) -> list[SpanRule]:
+    """Alphas in steps of the least length / `parts` times betas in eighths (the paper: 2 parts)."""
     low, high = lengths[0], lengths[-1]
-    step = max(ROUNDING, low // 2 // ROUNDING * ROUNDING)
+    step = max(ROUNDING, low // parts // ROUNDING * ROUNDING)
     alphas = range(-(low // step) * step, high + 1, step)
     return [SpanRule(alpha, _share(s)) for s in _EIGHTHS for alpha in alphas]
 
@@ -73,7 +73,8 @@ def grid_rules(grid: Grid, lengths: Sequence[int]) -> list[SpanRule]:
         for bound in _ABSOLUTE
         if bound < lengths[-1] * _share(s)
     ]
-    return [*relative, *absolute, *_elastic(lengths), *bounded]
+    narrow = [SpanRule(alpha, _share(s)) for s in (1, 2, 4, 8) for alpha in (128, 256, 512)]
+    return [*relative, *absolute, *_elastic(lengths, parts=4), *narrow, *bounded]
 
 
 def candidates(
