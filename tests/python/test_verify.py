@@ -186,6 +186,10 @@ def test_the_command(model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("largest logit error ")
     assert last.endswith(": ok")
+    plan.fingerprint = "0" * 64
+    plan.save(str(tmp_path / "plan.json"))
+    assert main([*command, "--prompts", str(text), "--length", "100"]) == 5
+    assert "fingerprint" in capsys.readouterr().err
     assert main([*command, "--length", "1"]) == 2
     assert "--length: got 1" in capsys.readouterr().err
 

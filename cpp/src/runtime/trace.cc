@@ -58,6 +58,8 @@ Trace Engine::Impl::trace(const std::vector<std::int32_t>& token_ids, const Trac
   trace.attention.resize(kept * static_cast<std::size_t>(config_.query_size()));
   trace.logits.resize(options.logit_positions.size() * vocab);
   float* logits = trace.logits.data();
+  const auto logit_rows = static_cast<std::size_t>(activations_.logits.dim(0));
+  std::vector<std::int64_t> rows;  // of the chunk, whose logits are wanted
   auto wanted = options.logit_positions.begin();
 
   SequenceSlice slice{&cache, 0, 0, 0};
@@ -78,10 +80,14 @@ Trace Engine::Impl::trace(const std::vector<std::int32_t>& token_ids, const Trac
     }
     cache.advance(slice.count);
     const std::int64_t next = slice.position + slice.count;
-    for (; wanted != options.logit_positions.end() && *wanted < next; ++wanted) {
-      const std::int64_t row = *wanted - slice.position;
-      const float* found = backend_->host_floats(decoder_->logits({&row, 1}, activations_));
-      logits = std::copy(found, found + vocab, logits);
+    while (wanted != options.logit_positions.end() && *wanted < next) {
+      rows.clear();
+      for (; wanted != options.logit_positions.end() && *wanted < next; ++wanted) {
+        if (rows.size() == logit_rows) break;
+        rows.push_back(*wanted - slice.position);
+      }
+      const float* found = backend_->host_floats(decoder_->logits(rows, activations_));
+      logits = std::copy(found, found + rows.size() * vocab, logits);
     }
     slice.position = next;
   }
