@@ -11,11 +11,12 @@
 #include "cuda/attention/attention.h"
 #include "cuda/attention/decode_merge.cuh"
 #include "cuda/device/copy.cuh"
+#include "cuda/device/dependency.cuh"
 #include "cuda/device/dispatch.h"
 #include "cuda/device/mma.cuh"
 #include "cuda/device/reduce.cuh"
 #include "cuda/device/softmax_state.cuh"
-#include "cuda/runtime/check.h"
+#include "cuda/runtime/launch.h"
 
 namespace moa_rt::cuda {
 namespace decode {
@@ -202,7 +203,8 @@ struct WarpShare {
 template <typename T, int D>
 __global__ void __launch_bounds__(kThreads, 2) decode_attention(DecodeArgs args) {
   extern __shared__ __align__(128) std::byte shared[];
-  const DecodeItem item = args.items[blockIdx.x];
+  let_next_start();
+  const DecodeItem item = args.items[blockIdx.x];  // the host's, as are the positions
   int end = item.end;
   if (item.filled == 0) end = min(end, args.positions[item.row] + 1);
   const T* keys = reinterpret_cast<const T*>(item.keys);
@@ -212,6 +214,7 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attention(DecodeArgs args)
       args.qkv + row * args.dims.qkv_width() + static_cast<std::int64_t>(item.query) * D;
   float* out = args.out + (row * args.dims.query_heads + item.query) * D;
 
+  wait_for_inputs();
   Pipeline<T, D> pipeline(shared, keys, values, item.begin, end);
   std::uint32_t fragments[D / 16][4];
   load_queries<T, D>(queries, item.queries, fragments);
@@ -262,8 +265,8 @@ void launch_decode_attention(const DecodeArgs& args, cudaStream_t stream) {
     constexpr int kShared = decode::Shape<kDim>::kSharedBytes;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
           "decode attention: shared memory");
-    kernel<<<static_cast<unsigned>(args.num_items), decode::kThreads, kShared, stream>>>(args);
-    check_launch("decode attention");
+    launch("decode attention", kernel, dim3(static_cast<unsigned>(args.num_items)),
+           decode::kThreads, kShared, stream, args);
   });
 }
 

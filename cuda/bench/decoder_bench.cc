@@ -1,7 +1,7 @@
 // The whole decoder with random weights of Llama-2-7B and Llama-3-8B shapes: time of a decode step
-// as one graph and launch by launch, of prefill, and of small products; one JSON object a line.
-// Roofline: bytes of weights and of kept keys and values over the measured read bandwidth. No
-// sampling.
+// of the decode loop as the engine runs it, the host a step behind, of prefill, and of small
+// products; one JSON object a line. Roofline: bytes of weights and of kept keys and values over the
+// measured read bandwidth.
 #include <chrono>
 #include <cstdio>
 #include <exception>
@@ -44,7 +44,8 @@ class Model {
          .max_seq_len = max_seq_len,
          .max_matrix_cols = std::max(config.intermediate_size, config.hidden_size),
          .dtype = DType::kBF16,
-         .num_layers = config.num_hidden_layers});
+         .num_layers = config.num_hidden_layers,
+         .vocab = config.vocab_size});
     activations_ = Activations::allocate(backend_.allocator(), config, rows, sequences);
     ModelWeights weights;
     weights.embedding = matrix(config.vocab_size, config.hidden_size);
@@ -62,6 +63,15 @@ class Model {
     weights.lm_head = matrix(config.vocab_size, config.hidden_size);
     decoder_ = std::make_unique<Decoder>(config_, backend_, std::move(weights),
                                          make_rope_table(config, max_seq_len, backend_));
+    loop_ = backend_.decode_loop(
+        {.logits =
+             [this](std::span<const std::int32_t> tokens, std::span<const SequenceSlice> slices) {
+               std::vector<std::int64_t> index;
+               for (const SequenceSlice& slice : slices) index.push_back(slice.row);
+               decoder_->forward({tokens, slices}, activations_, {});
+               return decoder_->logits(index, activations_);
+             },
+         .valid_vocab = config.vocab_size});
   }
 
   void add_sequence(double density, std::int64_t budget, std::int64_t length) {
@@ -83,35 +93,33 @@ class Model {
     kv_bytes_ = 0.0;
   }
 
-  // One decode step of all sequences, logits included.
-  void step() {
-    tokens_.assign(caches_.size(), 17);
-    slices_.clear();
-    rows_.clear();
-    for (const auto& cache : caches_) {
-      const auto row = static_cast<std::int64_t>(slices_.size());
-      slices_.push_back({cache.get(), row, 1, cache->length()});
-      rows_.push_back(row);
+  // A step of all sequences, tokens read back; the first 16 are not counted.
+  double seconds_of_step(const SamplingPlan& sampling, int steps) {
+    for (std::size_t row = 0; row < caches_.size(); ++row) {
+      DecodeSequence sequence;
+      sequence.cache = caches_[row].get();
+      sequence.token = 17;
+      sequence.seed = row;
+      sequence.sampling = sampling;
+      loop_->join(static_cast<std::int64_t>(row), sequence);
     }
-    decoder_->forward({tokens_, slices_}, activations_, {});
-    (void)decoder_->logits(rows_, activations_);
-  }
-
-  double seconds_of_graph() {
-    step();
-    check(cudaStreamSynchronize(stream()), "step");
-    const GraphExec graph = capture(stream(), [this] { step(); });
-    return medians({&graph}, stream())[0];
-  }
-
-  // Steps that move on, the host launching every kernel, without reading anything back.
-  double seconds_of_launches(int steps) {
-    for (int i = 0; i < 4; ++i) advance();
-    check(cudaStreamSynchronize(stream()), "step");
+    loop_->launch();
+    const auto run = [this](int count) {
+      for (int i = 0; i < count; ++i) {
+        loop_->launch();
+        (void)loop_->collect();
+      }
+    };
+    run(16);
     const auto begin = std::chrono::steady_clock::now();
-    for (int i = 0; i < steps; ++i) advance();
-    check(cudaStreamSynchronize(stream()), "step");
-    return seconds_since(begin) / steps;
+    run(steps);
+    const double seconds = seconds_since(begin) / steps;
+    loop_->wait();
+    (void)loop_->collect();
+    for (std::size_t row = 0; row < caches_.size(); ++row) {
+      loop_->leave(static_cast<std::int64_t>(row));
+    }
+    return seconds;
   }
 
   double seconds_of_prefill(std::int64_t tokens, std::int64_t chunk) {
@@ -142,10 +150,6 @@ class Model {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
   cudaStream_t stream() const { return backend_.stream(); }
-  void advance() {
-    step();
-    for (const auto& cache : caches_) cache->advance(1);
-  }
   Matrix matrix(std::int64_t rows, std::int64_t cols) {
     Matrix m{.rows = rows,
              .cols = cols,
@@ -165,24 +169,23 @@ class Model {
   Activations activations_;
   std::unique_ptr<Decoder> decoder_;
   std::vector<std::unique_ptr<KVCache>> caches_;
-  std::vector<SequenceSlice> slices_;
+  std::unique_ptr<DecodeLoop> loop_;
   std::vector<std::int32_t> tokens_;
-  std::vector<std::int64_t> rows_;
   double kv_bytes_ = 0.0;
   std::uint32_t seed_ = 0;
 };
 
-void report(const char* goal, Model& model, double density, std::int64_t length, double ceiling) {
-  const double graph = model.seconds_of_graph();
-  const double launches = model.seconds_of_launches(16);
+void report(const char* goal, Model& model, double density, std::int64_t length, double ceiling,
+            const SamplingPlan& sampling = {}) {
+  const double seconds = model.seconds_of_step(sampling, 48);
   const double batch = static_cast<double>(model.batch());
   std::printf(
       "{\"goal\": \"%s\", \"model\": \"%s\", \"density\": %.2f, \"batch\": %d, \"length\": %d, "
-      "\"ms_graph\": %.3f, \"ms_launches\": %.3f, \"tok_s_graph\": %.0f, \"TB_s\": %.3f, "
-      "\"roofline_graph\": %.3f, \"roofline_launches\": %.3f}\n",
-      goal, model.name(), density, static_cast<int>(batch), static_cast<int>(length), graph * 1e3,
-      launches * 1e3, batch / graph, model.bytes() / graph / 1e12, model.bytes() / ceiling / graph,
-      model.bytes() / ceiling / launches);
+      "\"sampling\": \"%s\", \"ms_step\": %.3f, \"tok_s\": %.0f, \"TB_s\": %.3f, "
+      "\"share_of_roofline\": %.3f}\n",
+      goal, model.name(), density, static_cast<int>(batch), static_cast<int>(length),
+      sampling.greedy ? "greedy" : "top_k and top_p", seconds * 1e3, batch / seconds,
+      model.bytes() / seconds / 1e12, model.bytes() / ceiling / seconds);
   std::fflush(stdout);
 }
 
@@ -193,6 +196,13 @@ void whole_model(const ModelConfig& config, std::int64_t full_batch, double ceil
     model.add_sequence(1.0, length + 256, length);
     report("E1", model, 1.0, length, ceiling);
   }
+  SamplingPlan sampled;
+  sampled.greedy = false;
+  sampled.temperature = 0.8;
+  sampled.least = -60.0;
+  sampled.top_k = 50;
+  sampled.top_p = 0.95;
+  report("E1", model, 1.0, 8192, ceiling, sampled);
   const double seconds = model.seconds_of_prefill(8192, 2048);
   std::printf(
       "{\"goal\": \"prefill\", \"model\": \"%s\", \"tokens\": 8192, \"chunk\": 2048, "
@@ -272,9 +282,9 @@ void run() {
   const double ceiling = read_ceiling();
   std::printf("{\"device\": \"%s\", \"read_TB_s\": %.3f}\n",
               CudaBackend({DeviceType::kCuda, 0}).description().c_str(), ceiling / 1e12);
-  small_products(ceiling);
   whole_model(llama("Llama-3-8B", 8, 14336, 128256), 100, ceiling);
   whole_model(llama("Llama-2-7B", 32, 11008, 32000), 26, ceiling);
+  small_products(ceiling);
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
 // Operations on single elements: gated activation, row gather, conversion.
+#include "cuda/device/dependency.cuh"
 #include "cuda/device/dispatch.h"
 #include "cuda/ops/ops.h"
-#include "cuda/runtime/check.h"
+#include "cuda/runtime/launch.h"
 
 namespace moa_rt::cuda {
 namespace {
@@ -18,6 +19,8 @@ __device__ std::int64_t thread_index() {
 
 // arXiv 2002.05202.
 __global__ void silu_mul(const float* gate_up, std::int64_t count, std::int64_t width, float* out) {
+  let_next_start();
+  wait_for_inputs();
   const std::int64_t index = thread_index();
   if (index >= count) return;
   const float* gate = gate_up + (index / width) * 2 * width + index % width;
@@ -27,12 +30,16 @@ __global__ void silu_mul(const float* gate_up, std::int64_t count, std::int64_t 
 
 __global__ void gather_rows(const float* x, const std::int64_t* rows, std::int64_t count,
                             std::int64_t width, float* out) {
+  let_next_start();
+  wait_for_inputs();
   const std::int64_t index = thread_index();
   if (index < count) out[index] = x[rows[index / width] * width + index % width];
 }
 
 template <typename T>
 __global__ void convert(const float* x, std::int64_t count, T* out) {
+  let_next_start();
+  wait_for_inputs();
   const std::int64_t index = thread_index() * 4;
   if (index + 4 <= count) {
     const float4 v = *reinterpret_cast<const float4*>(x + index);
@@ -48,16 +55,16 @@ void launch_silu_mul(const float* gate_up, std::int64_t rows, std::int64_t width
                      cudaStream_t stream) {
   const std::int64_t count = rows * width;
   if (count == 0) return;
-  silu_mul<<<blocks_for(count), kThreads, 0, stream>>>(gate_up, count, width, out);
-  check_launch("silu_mul");
+  launch("silu_mul", silu_mul, dim3(blocks_for(count)), kThreads, 0, stream, gate_up, count, width,
+         out);
 }
 
 void launch_gather_rows(const float* x, const std::int64_t* index, std::int64_t rows,
                         std::int64_t width, float* out, cudaStream_t stream) {
   const std::int64_t count = rows * width;
   if (count == 0) return;
-  gather_rows<<<blocks_for(count), kThreads, 0, stream>>>(x, index, count, width, out);
-  check_launch("gather_rows");
+  launch("gather_rows", gather_rows, dim3(blocks_for(count)), kThreads, 0, stream, x, index, count,
+         width, out);
 }
 
 void launch_convert(const float* x, std::int64_t count, DType dtype, void* out,
@@ -65,9 +72,9 @@ void launch_convert(const float* x, std::int64_t count, DType dtype, void* out,
   if (count == 0) return;
   dispatch_dtype(dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    convert<<<blocks_for((count + 3) / 4), kThreads, 0, stream>>>(x, count, static_cast<T*>(out));
+    launch("convert", convert<T>, dim3(blocks_for((count + 3) / 4)), kThreads, 0, stream, x, count,
+           static_cast<T*>(out));
   });
-  check_launch("convert");
 }
 
 }  // namespace moa_rt::cuda

@@ -1,9 +1,10 @@
 // Optional norm of query and key heads, rotary embedding (arXiv 2104.09864, rotate-half), and the
 // append of decode rows to their caches. One warp a head of a row.
+#include "cuda/device/dependency.cuh"
 #include "cuda/device/dispatch.h"
 #include "cuda/device/reduce.cuh"
 #include "cuda/ops/ops.h"
-#include "cuda/runtime/check.h"
+#include "cuda/runtime/launch.h"
 #include "moa_rt/span.h"
 
 namespace moa_rt::cuda {
@@ -77,6 +78,8 @@ struct Head {
 
 template <typename T, int D>
 __global__ void __launch_bounds__(kWarps * 32) rope_append(RopeKernelArgs args) {
+  let_next_start();
+  wait_for_inputs();
   const std::int64_t row = blockIdx.x;
   const int index = static_cast<int>(blockIdx.y * kWarps + threadIdx.x / 32);
   const int heads = args.dims.query_heads;
@@ -116,9 +119,8 @@ void launch_rope_append(const RopeKernelArgs& args, cudaStream_t stream) {
     const int heads = args.dims.query_heads + 2 * args.dims.kv_heads;
     const dim3 grid(static_cast<unsigned>(args.rows),
                     static_cast<unsigned>((heads + kWarps - 1) / kWarps));
-    rope_append<T, decltype(dim)::value><<<grid, kWarps * 32, 0, stream>>>(args);
+    launch("rope_append", rope_append<T, decltype(dim)::value>, grid, kWarps * 32, 0, stream, args);
   });
-  check_launch("rope_append");
 }
 
 }  // namespace moa_rt::cuda

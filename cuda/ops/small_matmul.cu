@@ -4,10 +4,11 @@
 // The order of k inside a fragment is free as long as both operands agree on it, so every lane
 // takes eight neighbouring weights in one 16-byte load: they are its share of two matrix steps.
 // Eight warps split k and are added in order; a row's result does not depend on the other rows.
+#include "cuda/device/dependency.cuh"
 #include "cuda/device/dispatch.h"
 #include "cuda/device/mma.cuh"
 #include "cuda/ops/ops.h"
-#include "cuda/runtime/check.h"
+#include "cuda/runtime/launch.h"
 
 namespace moa_rt::cuda {
 namespace {
@@ -55,17 +56,28 @@ __global__ void __launch_bounds__(kWarps * 32, 2) small_matmul(SmallMatmulArgs a
   const bool has_row = row < args.rows;
   const float* x = args.x + (has_row ? row : 0) * args.inputs + column;
 
+  // Weights are on their way before x is there: nothing of the step writes them.
+  uint4 a[kUnroll][2];
+  const auto load_weights = [&](std::int64_t k) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const std::int64_t at = k + u * kStride;
+      const bool inside = at + column < args.inputs;
+      a[u][0] = inside ? load_once(upper + at) : uint4{};
+      a[u][1] = inside ? load_once(lower + at) : uint4{};
+    }
+  };
+  let_next_start();
+  load_weights(warp * kBlock);
+  wait_for_inputs();
+
   float sum[4] = {};
   for (std::int64_t k = warp * kBlock; k < args.inputs; k += kUnroll * kStride) {
-    uint4 a[kUnroll][2] = {};
     float4 b[kUnroll][2] = {};
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const std::int64_t at = k + u * kStride;
-      if (at + column >= args.inputs) continue;
-      a[u][0] = load_once(upper + at);
-      a[u][1] = load_once(lower + at);
-      if (!has_row) continue;
+      if (at + column >= args.inputs || !has_row) continue;
       b[u][0] = *reinterpret_cast<const float4*>(x + at);
       b[u][1] = *reinterpret_cast<const float4*>(x + at + 4);
     }
@@ -76,6 +88,7 @@ __global__ void __launch_bounds__(kWarps * 32, 2) small_matmul(SmallMatmulArgs a
       mma<T>(sum, low, pack<T>(b[u][0].x, b[u][0].y), pack<T>(b[u][0].z, b[u][0].w));
       mma<T>(sum, high, pack<T>(b[u][1].x, b[u][1].y), pack<T>(b[u][1].z, b[u][1].w));
     }
+    load_weights(k + kUnroll * kStride);
   }
   const int pair = (lane % 4) * 2;
   sums[warp][row][pair] = sum[0];
@@ -112,9 +125,8 @@ void launch_small_matmul(const float* x, std::int64_t rows, const void* weight, 
   dispatch_dtype(dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
     const auto blocks = static_cast<unsigned>((outputs + kOutputs - 1) / kOutputs);
-    small_matmul<T><<<blocks, kWarps * 32, 0, stream>>>(args);
+    launch("small matmul", small_matmul<T>, dim3(blocks), kWarps * 32, 0, stream, args);
   });
-  check_launch("small matmul");
 }
 
 }  // namespace moa_rt::cuda

@@ -60,7 +60,8 @@ cudaGraphNode_t last_node(cudaStream_t stream) {
   const cudaGraphNode_t* nodes = nullptr;
   std::size_t count = 0;
 #if CUDART_VERSION >= 13000
-  check(cudaStreamGetCaptureInfo(stream, &status, nullptr, nullptr, &nodes, nullptr, &count),
+  const cudaGraphEdgeData* edges = nullptr;
+  check(cudaStreamGetCaptureInfo(stream, &status, nullptr, nullptr, &nodes, &edges, &count),
         "capture");
 #else
   check(cudaStreamGetCaptureInfo_v2(stream, &status, nullptr, nullptr, &nodes, &count), "capture");

@@ -4,7 +4,8 @@
 // is gathered into shared memory by a threshold that surely keeps enough, and cuts are found by
 // halving over keys that order all candidates. Where too much is left (flat distributions) the same
 // search runs over the whole row.
-#include "cuda/runtime/check.h"
+#include "cuda/device/dependency.cuh"
+#include "cuda/runtime/launch.h"
 #include "cuda/sampling/row.cuh"
 #include "cuda/sampling/sampling.h"
 #include "ops/sampling_math.h"
@@ -338,6 +339,7 @@ __device__ RowResult sample_row(const SampleArgs& args, RowState& state, const L
 
 __global__ void __launch_bounds__(kThreads) sample(SampleArgs args, std::int64_t list_bytes) {
   __shared__ Shared shared;
+  wait_for_inputs();
   const std::int64_t index = blockIdx.x;
   RowState& state = args.states[index];
   if (state.active == 0) return;
@@ -357,9 +359,8 @@ __global__ void __launch_bounds__(kThreads) sample(SampleArgs args, std::int64_t
 
 void launch_sample(const SampleArgs& args, cudaStream_t stream) {
   if (args.rows == 0) return;
-  sampling::sample<<<static_cast<unsigned>(args.rows), sampling::kThreads, 0, stream>>>(
-      args, RowLists(args.most_seen).bytes);
-  check_launch("sample");
+  launch("sample", sampling::sample, dim3(static_cast<unsigned>(args.rows)), sampling::kThreads, 0,
+         stream, args, RowLists(args.most_seen).bytes);
 }
 
 }  // namespace moa_rt::cuda
