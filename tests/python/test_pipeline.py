@@ -213,3 +213,13 @@ def test_command_with_budgets_behind_one_option(
     text = capsys.readouterr().out
     assert "plan-0.5.json" in text
     assert "uniform" in text
+
+
+def test_gates_are_trained_once_for_their_own_densities(tiny_dir: Path, tmp_path: Path) -> None:
+    options = {**_OPTIONS, "method": "gates", "steps": 4, "budgets": (0.5,)}
+    report = pipeline(tiny_dir, tmp_path, PipelineOptions(**options), Silent())
+    assert report["curves"]["method"] == "gates"
+    assert AttentionPlan.load(str(tmp_path / "plan-0.5.json")).density(768) <= 0.5
+    reporter = Silent()
+    pipeline(tiny_dir, tmp_path, PipelineOptions(**{**options, "budgets": (0.5, 0.25)}), reporter)
+    assert _began(reporter) == ["search 0.25", "validate", "report"]

@@ -29,6 +29,7 @@ def pipeline(
         int | None, typer.Option(help="Longest token budget that the plans are for.")
     ] = None,
     method: Annotated[str, typer.Option(help="gates or influence (the paper's).")] = "gates",
+    steps: Annotated[int | None, typer.Option(help="Steps of the gates' training.")] = None,
     samples: Annotated[
         int | None, typer.Option(help="Samples of each length and task: 4, on a GPU 12.")
     ] = None,
@@ -66,6 +67,7 @@ def pipeline(
         validate_length=validate_length,
         max_length=max_length,
         method=as_method(method),
+        steps=steps,
         samples=samples,
         sources=tuple(source or ()),
         field=field,

@@ -26,7 +26,8 @@ class PipelineOptions:
 
     `budgets`: shares of the dense KV bytes, one chosen plan for each. `lengths`: to profile at.
     `validate_length`: twice the longest, or the model's limit. `max_length`: up to where the plans
-    are for, at least the length of validation. `plans`: of each front, how many are validated.
+    are for, at least the length of validation. `steps`: of the gates' training, None for theirs.
+    `plans`: of each front, how many are validated.
     `agreement`: whether greedy answers are compared too, which takes as long as the losses.
     """
 
@@ -35,6 +36,7 @@ class PipelineOptions:
     validate_length: int | None = None
     max_length: int | None = None
     method: Method = "gates"
+    steps: int | None = None
     samples: int | None = None
     sources: tuple[Path, ...] = ()
     field: str | None = None

@@ -112,14 +112,13 @@ class _Runner:
         files = curve_step.files(self._curve_file)
         return self._steps.run(
             f"curves by {self._options.method}",
-            {"calibration": calibration, "device": self._device},
+            {"calibration": calibration, **curve_step.settings(self._options)},
             files,
             lambda: curve_step.make(
-                self._options.method,
+                self._options,
                 self._model,
                 self._place / "calibration",
                 self._curve_file,
-                self._device,
                 self._reporter,
             ),
         )
