@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moa_rt import ModelConfig, UnsupportedError
-from moa_rt._core import SafetensorsFile, weight_manifest
+from moa_rt import ModelConfig, UnsupportedError, _core
 
 from moa_tools.files import io_errors
 
@@ -97,10 +96,10 @@ def export(model_dir: Path, target: Path) -> Path:
     if config.rope.type != "default":
         raise UnsupportedError(f"{model_dir}: rope {config.rope.type!r} is not written as GGUF")
     architecture = _ARCHITECTURE[config.model_type]
-    file = SafetensorsFile(str(model_dir / "model.safetensors"))
+    file = _core.SafetensorsFile(str(model_dir / "model.safetensors"))
     writer = GGUFWriter(str(target), architecture)
     _head(writer, config)
-    for spec in weight_manifest(config):
+    for spec in _core.weight_manifest(config):
         info = file.find(spec.name)
         if info is None:
             raise UnsupportedError(f"{model_dir}: tensor {spec.name!r} is not stored")

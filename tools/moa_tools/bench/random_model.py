@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moa_rt import ResourceError
-from moa_rt._core import weight_manifest
+from moa_rt import ResourceError, _core
 
 from moa_tools import strict_json
 from moa_tools.bench.shapes import Shape
@@ -55,7 +54,8 @@ def _fill(descriptor: int, offset: int, size: int, pool: Bytes, start: int) -> N
 def _tensors(shape: Shape, dtype: str) -> list[TensorPlan]:
     label = _LABEL[dtype]
     return [
-        TensorPlan(spec.name, label, spec.shape) for spec in weight_manifest(shape.config(dtype))
+        TensorPlan(spec.name, label, spec.shape)
+        for spec in _core.weight_manifest(shape.config(dtype))
     ]
 
 

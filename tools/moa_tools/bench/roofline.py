@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from moa_rt import ArgumentError, AttentionPlan, HeadSpan, ModelConfig, filled_slots
-from moa_rt._core import weight_manifest
+from moa_rt import ArgumentError, AttentionPlan, HeadSpan, ModelConfig, _core, filled_slots
 
 ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _EMBEDDING = "model.embed_tokens.weight"
@@ -39,7 +38,7 @@ def step_weight_bytes(config: ModelConfig, dtype: str) -> int:
     read as the output's matrix. Vectors (norms, biases) are float32 in the runtime.
     """
     total = 0
-    for spec in weight_manifest(config):
+    for spec in _core.weight_manifest(config):
         if spec.name == _EMBEDDING and not config.tie_word_embeddings:
             continue
         size = element_bytes(dtype) if len(spec.shape) > 1 else 4
