@@ -181,7 +181,7 @@ def test_bad_options(tiny_dir: Path, tmp_path: Path, changes: dict[str, Any], wa
 def test_defaults(tiny_dir: Path) -> None:
     config = ModelConfig.load(str(tiny_dir))
     cpu, gpu = (complete(PipelineOptions(device=d), config) for d in ("cpu", "cuda:1"))
-    assert (cpu.lengths, cpu.validate_length, cpu.plans) == ((1024, 2048), 4096, 3)
+    assert (cpu.lengths, cpu.validate_length, cpu.plans) == ((1024, 2048), 4096, 2)
     assert (gpu.lengths, gpu.validate_length, gpu.plans) == ((2048, 4096), 8192, 4)
 
 

@@ -17,7 +17,9 @@ METHODS: tuple[Method, ...] = ("gates", "influence")
 DEFAULT_BUDGETS = (0.5, 0.25)
 DEFAULT_LENGTHS = {"cpu": (1024, 2048), "cuda": (2048, 4096)}
 # Plans of a front that are validated for each budget. One takes minutes on two cores at 4k.
-DEFAULT_PLANS = {"cpu": 3, "cuda": 4}
+DEFAULT_PLANS = {"cpu": 2, "cuda": 4}
+# Of the gates: on two cores a step takes about half a minute, and all has to end within the hour.
+DEFAULT_STEPS = {"cpu": 40, "cuda": 300}
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class PipelineOptions:
 
     `budgets`: shares of the dense KV bytes, one chosen plan for each. `lengths`: to profile at.
     `validate_length`: twice the longest, or the model's limit. `max_length`: up to where the plans
-    are for, at least the length of validation. `steps`: of the gates' training, None for theirs.
+    are for, at least the length of validation. `steps`: of the gates' training.
     `plans`: of each front, how many are validated.
     `agreement`: whether greedy answers are compared too, which takes as long as the losses.
     """
@@ -80,6 +82,7 @@ def complete(options: PipelineOptions, config: ModelConfig) -> PipelineOptions:
         lengths=lengths,
         validate_length=options.validate_length or min(2 * lengths[-1], limit),
         plans=options.plans or DEFAULT_PLANS[kind],
+        steps=options.steps or DEFAULT_STEPS[kind],
     )
 
 
