@@ -13,16 +13,21 @@ _STEP = 64
 _SLABS = 6
 
 
-def predict_memory(config: ModelConfig, length: int, batch: int, item: int, device: str) -> int:
+def predict_memory(
+    config: ModelConfig, length: int, batch: int, item: int, device: str, graphs: int = 1
+) -> int:
     """Peak bytes of a step with `batch` samples of `length` tokens, in a type of `item` bytes.
 
-    Weights, the inputs of all layers, the graph of one layer and the mixture's buffers.
+    Weights, the inputs of all layers, the graphs of so many of them (one, where layers are computed
+    again in the backward pass) and the mixture's buffers.
     """
     parts = profile_memory(config, length * batch, _STEP, item, device)
     heads = config.num_attention_heads
     rows = chunk_size(length, heads, batch, device)
     slabs = _SLABS * _FLOAT * batch * heads * rows * (length + rows)
-    return parts.weights + parts.layer_inputs + max(parts.logits, parts.layer_graph + slabs)
+    return (
+        parts.weights + parts.layer_inputs + max(parts.logits, graphs * parts.layer_graph + slabs)
+    )
 
 
 def longest_that_fits(

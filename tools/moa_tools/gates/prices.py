@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from moa_rt import SpanRule, resolve_span
+from moa_rt import ArgumentError, SpanRule, resolve_span
 
 from moa_tools.gates.knapsack import band_sizes, non_increasing
 
@@ -36,8 +36,15 @@ class Grid:
 
 
 def grid(length: int, sink: int) -> Grid:
-    """The gate's spans at `length`, from the narrowest a plan can have to `length` itself."""
+    """The gate's spans at `length`, from the narrowest a plan can have to `length` itself.
+
+    Raises ArgumentError if the narrowest plan is dense already, or nearly.
+    """
     least = resolve_span(SpanRule(0, 0.0), sink, ROUNDING, length).span
+    if length < 2 * least:
+        raise ArgumentError(
+            f"length: got {length}, want at least {2 * least}: the narrowest span is {least}"
+        )
     inner = {s for s in ABSOLUTE if least < s < length}
     for share in RELATIVE:
         span = resolve_span(SpanRule(0, share), sink, ROUNDING, length).span

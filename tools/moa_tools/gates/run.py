@@ -33,6 +33,8 @@ METHOD = "gates"
 OBJECTIVE = "joint"
 _ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 _SAVE_EVERY = 20
+# Layers are computed once if all their graphs take no more than this share of what is free.
+_PLENTY = 0.5
 # After an allocation failed although the prediction was within reach: what to trust of the length.
 _CAUTION = 0.8
 
@@ -78,7 +80,7 @@ def gates(
         model, _ = load_model(model_dir, dtype=options.torch_dtype, device=options.device)
         pools = Pools(_lessons(model, samples, options, reporter))
         shape = (config.num_hidden_layers, config.num_key_value_heads, config.num_attention_heads)
-        trainer = Trainer(model, pools, options, shape)
+        trainer = Trainer(model, pools, options, shape, _is_scarce(config, longest, options))
         if partial.restore(trainer):
             reporter.info(f"gates: going on after step {trainer.state.step}")
         seconds = _train(trainer, partial, options, reporter)
@@ -174,6 +176,13 @@ def _fits(config: ModelConfig, options: GatesOptions, longest: int) -> str:
     free = free_bytes(options.device)
     fits = memory.longest_that_fits(config, batch, item, options.device, free, longest)
     return f"length {fits} would fit" if fits > 0 else "no length would: the weights do not fit"
+
+
+def _is_scarce(config: ModelConfig, length: int, options: GatesOptions) -> bool:
+    item, batch, device = _ITEM_BYTES[options.torch_dtype], options.batch_size, options.device
+    layers = config.num_hidden_layers
+    all_graphs = memory.predict_memory(config, length, batch, item, device, graphs=layers)
+    return all_graphs > _PLENTY * free_bytes(device)
 
 
 def _check_memory(config: ModelConfig, length: int, options: GatesOptions) -> None:

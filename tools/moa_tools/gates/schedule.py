@@ -7,8 +7,9 @@ import math
 from moa_tools.gates.options import GatesOptions
 from moa_tools.gates.prices import Grid
 
-# The sigmoid's width, first and last: near-binary gates lose little when they are rounded.
-_TEMPERATURES = (1.0, 0.25)
+# The sigmoid's width, first and last, as shares of the way that Adam can move a price in all steps
+# (about the learning rate a step). Narrow: what the loss is blurred by, rounding loses again.
+_WIDTHS = (1 / 45, 1 / 360)
 # Share of the steps that rest at a target; the others go down in equal ratios.
 _RESTING = 0.4
 # A budget is kept this far above the narrowest plan's, and a little below dense.
@@ -47,5 +48,6 @@ def density_at(step: int, options: GatesOptions, at: Grid) -> float:
 
 def temperature_at(step: int, options: GatesOptions) -> float:
     """The sigmoid's width of a step."""
-    first, last = _TEMPERATURES
-    return float(first * (last / first) ** _done(step, options))
+    first, last = _WIDTHS
+    way = options.learning_rate * options.step_count
+    return float(way * first * (last / first) ** _done(step, options))

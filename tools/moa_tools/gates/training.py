@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _WARM_UP = 10
-# The sigmoid's width where the worth is taken: nearly the plan that rounding would give.
-_ROUNDED = 0.05
+# The sigmoid's width where the worth is taken, as a share of the step's: nearly the rounded plan.
+_ROUNDED = 0.1
 # Elements of one float32 buffer over query rows and keys.
 _CPU_SLAB, _CUDA_SLAB = 1 << 23, 1 << 27
 
@@ -79,9 +79,13 @@ class Pools:
 
 
 def chunk_size(length: int, heads: int, batch: int, device: str) -> int:
-    """Query rows a time, for buffers of the device's usual size."""
+    """Query rows a time: a quarter of them, so that little is computed above the diagonal.
+
+    Fewer where the buffers would outgrow the device's usual size.
+    """
     slab = _CPU_SLAB if device == "cpu" else _CUDA_SLAB
-    return max(64, min(length, slab // (heads * batch * length) // 64 * 64))
+    rows = min(max(256, length // 4), slab // (heads * batch * length))
+    return max(64, rows // 64 * 64)
 
 
 @contextmanager
@@ -101,10 +105,16 @@ class Trainer:
     """Steps of Adam on the prices of one model."""
 
     def __init__(
-        self, model: Any, pools: Pools, options: GatesOptions, shape: tuple[int, int, int]
+        self,
+        model: Any,
+        pools: Pools,
+        options: GatesOptions,
+        shape: tuple[int, int, int],
+        save_memory: bool = True,
     ) -> None:
-        """`shape`: layers, KV heads, query heads."""
+        """`shape`: layers, KV heads, query heads. `save_memory`: compute every layer twice."""
         self._model, self._pools, self._options = model, pools, options
+        self._layers = checkpointed_layers if save_memory else nullcontext
         layers, kv_heads, self._heads = shape
         self.lengths = sorted(pools.lessons)
         self.grids = {n: prices.grid(n, options.sink) for n in self.lengths}
@@ -136,7 +146,7 @@ class Trainer:
         def attention(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
             return mixture_attention(q, k, v, chance[layer], bands, scale=scale)
 
-        with layer_attention(self._model, attention), checkpointed_layers(self._model):
+        with layer_attention(self._model, attention), self._layers(self._model):
             yield
 
     def loss(self, lessons: Sequence[Lesson]) -> tuple[Tensor, Tensor]:
@@ -156,7 +166,8 @@ class Trainer:
         state, options = self.state, self._options
         length = self.lengths[state.step % len(self.lengths)]
         lessons = self._pools.draw(state.step, length, options)
-        kept = self.keep(length, state.step, temperature_at(state.step, options))
+        temperature = temperature_at(state.step, options)
+        kept = self.keep(length, state.step, temperature)
         warm = min(1.0, (state.step + 1) / _WARM_UP)
         self.optimizer.param_groups[0]["lr"] = warm * options.learning_rate
         self.optimizer.zero_grad()
@@ -173,7 +184,9 @@ class Trainer:
         self.optimizer.step()
         with torch.no_grad():
             for n in self.lengths:
-                state.worth[n] += self.keep(n, state.step, _ROUNDED) / options.step_count
+                state.worth[n] += (
+                    self.keep(n, state.step, _ROUNDED * temperature) / options.step_count
+                )
         at = density_at(state.step, options, self.grids[length])
         state.losses.append((at, retrieval.item(), language.item()))
         state.step += 1
