@@ -64,6 +64,7 @@ class Engine:
             not what it should be; the message names file, item and field.
         ResourceError: weights and scratch do not fit into memory; nothing has been read yet.
         ArgumentError: an option is out of bounds, or no plan ships for the model and density.
+        DeviceError: the device is missing, too old or lost, or this build has no CUDA.
     """
 
     def __init__(
