@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moa_rt import ArgumentError, AttentionPlan
+from moa_rt import ArgumentError, AttentionPlan, UnsupportedError
 
 from moa_tools.files import write_atomic
 
@@ -18,9 +18,13 @@ _MOST_LABELLED_LAYERS = 48
 
 
 def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(
+            f"{error.name} is not installed; plots come with: pip install 'moa_rt[tools]'"
+        ) from error
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

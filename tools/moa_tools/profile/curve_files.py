@@ -18,8 +18,8 @@ from moa_rt import (
     ModelConfig,
     NumericError,
     UnsupportedError,
+    _core,
 )
-from moa_rt._core import SafetensorsFile, sha256_file
 
 from moa_tools import strict_json
 from moa_tools.files import check_magic, read_bounded, write_atomic
@@ -154,13 +154,13 @@ def _check_type(value: object, want: type, item: str) -> None:
 
 
 def _read_curves(fields: dict[str, Any], tensors: Path) -> tuple[CostCurve, ...]:
-    got = sha256_file(tensors)
+    got = _core.sha256_file(tensors)
     if got != fields["tensors_sha256"]:
         raise FormatError(
             f"{tensors}: SHA-256: got {got[:16]}..., want {fields['tensors_sha256'][:16]}...: the "
             "two files are not of one piece"
         )
-    file = SafetensorsFile(tensors)
+    file = _core.SafetensorsFile(tensors)
     names = {tensor.name for tensor in file.tensors}
     wanted = {_tensor_name(i) for i in range(len(fields["curves"]))}
     if names != wanted:
@@ -172,7 +172,7 @@ def _read_curves(fields: dict[str, Any], tensors: Path) -> tuple[CostCurve, ...]
 
 
 def _read_curve(
-    curve: dict[str, Any], name: str, file: SafetensorsFile, fields: dict[str, Any]
+    curve: dict[str, Any], name: str, file: _core.SafetensorsFile, fields: dict[str, Any]
 ) -> CostCurve:
     info = file.find(name)
     want = (fields["layers"], fields["kv_heads"], len(curve["spans"]))
