@@ -284,3 +284,26 @@ def test_perplexity_from_known_losses(kit: Kit, tiny_dir: Path, tmp_path: Path) 
     ]
     third = np.concatenate([1.0 + (text_ids[65:97] % 2 == 1) for text_ids in ids])
     assert rows[1]["buckets"][2]["perplexity"] == pytest.approx(np.exp(third.mean()), abs=1e-5)
+
+
+def test_the_overview_holds_dense_figures_and_shares(
+    kit: Kit, tiny_dir: Path, tmp_path: Path
+) -> None:
+    oracle, suites = key(kit, "passkey")
+    text = Document("x", " ".join(SENTENCES) * 8)
+    both = [*suites, PerplexitySuite(kit.tokenizer, [text], 257, 3)]
+    which = half_right(kit, oracle)
+    go(run_of(tiny_dir, both, tmp_path, ["uniform:0.5"]), Fakes(kit.tokenizer, which))
+    glance = (tmp_path / "results.md").read_text().split("## At a glance")[1].split("##")[0]
+    header, _, dense, uniform = (
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in glance.splitlines()
+        if line.startswith("|")
+    )
+    assert header == ["plan", "density", "passkey 600", "passkey 900", "perplexity 257"]
+    data = results(tmp_path)["suites"]
+    assert dense == ["dense", "1.000", "1.000", "1.000", "2.718"]
+    shares = [row["relative"] for row in data["passkey"]["rows"][2:]]
+    shares.append(data["perplexity"]["rows"][1]["ratio"])
+    assert uniform[2:] == [f"{share:.3f}" for share in shares]
+    assert 0 < shares[0] < 1 < shares[2]

@@ -6,8 +6,9 @@ that it does not hold. After two lengths in a row that it does not hold it is no
 
 Without a mean span every plan is taken as it is, at its own density. With a mean span of M tokens
 (the cache's size is fixed, the input grows) there are two families: `uniform` keeps M tokens in
-every head, and `plans` is at each length that of the given files which keeps the most tokens and on
-average no more than M. So neither has more bytes than the other's bound, whatever the length.
+every head, and `plans` is at each length that of the given files which keeps the most tokens, but
+on average no more than M (and one percent, for rounding). So both have the same bytes at most,
+whatever the length.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ NAME = "effective-context"
 _STEPS = (1.0, 1.125, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # lengths in mean spans
 _FAILURES = 2  # in a row, then a plan is not tried further
 _DENSE_LEAST = 0.5  # of all questions; where dense finds less there is nothing to compare with
+_SLACK = 0.01  # a plan made for this density may miss it by so little
 _ROUND = 64  # spans are multiples of it
 
 
@@ -126,7 +128,7 @@ class EffectiveSuite:
         uniform = self._uniform_member(length)
         if uniform.kind == "dense":
             return uniform
-        bound = uniform.density(length)
+        bound = uniform.density(length) * (1 + _SLACK)
         fitting = [plan for plan in files if plan.density(length) <= bound]
         return max(fitting, key=lambda plan: plan.density(length), default=None)
 

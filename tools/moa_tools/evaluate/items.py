@@ -43,7 +43,7 @@ class Grid:
     samples: int = 100
     depths: int = 10
     seed: int = 0
-    facts: int = 8  # lines, pairs or needles in a text; 0: as many as fit
+    facts: int = 4  # lines, pairs or needles in a text; 0: as many as fit
     teacher_forced: bool = False
 
     def depth_of(self, index: int) -> float:

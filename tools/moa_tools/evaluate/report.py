@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moa_tools.evaluate.overview import overview
 from moa_tools.evaluate.plans import EvalPlan
 from moa_tools.evaluate.suite import Section
 from moa_tools.files import io_errors
@@ -50,7 +51,7 @@ def write(
     for section in sections.values():
         for name, draw in section.plots.items():
             write_whole(directory / name, draw())
-    write_whole(directory / MARKDOWN, _markdown(identity, sections, missing).encode("utf-8"))
+    write_whole(directory / MARKDOWN, _markdown(identity, plans, sections, missing).encode("utf-8"))
     data = {
         "complete": not missing,
         "missing": list(missing),
@@ -62,7 +63,10 @@ def write(
 
 
 def _markdown(
-    identity: Mapping[str, Any], sections: Mapping[str, Section], missing: Sequence[str]
+    identity: Mapping[str, Any],
+    plans: Sequence[EvalPlan],
+    sections: Mapping[str, Section],
+    missing: Sequence[str],
 ) -> str:
     parts = [
         f"# Evaluation of {identity['model']}\n",
@@ -72,6 +76,9 @@ def _markdown(
     ]
     if missing:
         parts.append(f"**Not complete**: {', '.join(missing)} are not done yet.\n")
+    glance = overview([plan.label for plan in plans], sections)
+    if glance:
+        parts.append(f"## At a glance\n\n{glance}")
     for name, section in sections.items():
         parts.append(f"## {name}\n\n{section.markdown}")
         parts.extend(f"![{plot}]({plot})\n" for plot in section.plots)
