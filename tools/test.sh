@@ -100,8 +100,8 @@ get_model
 if [[ $KIND == --cuda ]]; then
   check "C++ tests on the GPU" check_cuda_cpp
   qwen=()
-  if [[ -d $QWEN ]]; then qwen=(--qwen-dir "$QWEN"); fi
-  check "Python tests on the GPU" "$PYTHON" -m pytest --device cuda "${qwen[@]}"
+  if [[ -d $QWEN ]]; then qwen=("--qwen-dir=$QWEN"); fi
+  check "Python tests on the GPU" "$PYTHON" -m pytest tests/python --device=cuda "${qwen[@]}"
   step "Summary"
   summary || exit 1
   exit

@@ -1,6 +1,6 @@
 """The device and number type that tests of the engine run on, and how near they must then come.
 
-`pytest --device cuda` runs the tests that take the fixture `target` on the GPU, and those of
+`pytest tests/python --device=cuda` runs the tests that take the fixture `target` on the GPU, and those of
 test_cuda_*.py; `--dtype` picks another type than the device's usual one.
 """
 

@@ -1,4 +1,4 @@
-"""Memory and faults of the GPU; run with --device cuda."""
+"""Memory and faults of the GPU; run with --device=cuda."""
 
 from __future__ import annotations
 

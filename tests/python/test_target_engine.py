@@ -1,6 +1,6 @@
 """The engine in the target's type and on its device: chunks, batches, sessions.
 
-Run with --device cuda, or on the CPU with --dtype bfloat16.
+Run with --device=cuda, or on the CPU with --dtype bfloat16.
 """
 
 from __future__ import annotations

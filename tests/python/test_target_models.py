@@ -1,6 +1,6 @@
 """Real models on the target against the same models on the CPU, in the same type.
 
-Run with --device cuda; on the CPU with --dtype bfloat16, to see that the tests themselves hold.
+Run with --device=cuda; on the CPU with --dtype bfloat16, to see that the tests themselves hold.
 """
 
 from __future__ import annotations
