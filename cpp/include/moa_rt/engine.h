@@ -204,8 +204,8 @@ class Engine {
   Trace trace(const std::vector<std::int32_t>& token_ids, const TraceOptions& options);
 
   // Asked between the layers of a step (decode on a GPU: before it); returning true abandons the
-  // step: its requests are cancelled, their caches wiped, their sessions closed, and the call throws
-  // StateError. For Ctrl-C. It may call nothing of this engine but cancel().
+  // step: its requests are cancelled, their caches wiped, their sessions closed, and the call
+  // throws StateError. For Ctrl-C. It may call nothing of this engine but cancel().
   void set_interrupt(std::function<bool()> interrupted);
 
   // Cancels what runs and frees everything. Idempotent. Later calls throw StateError, except
