@@ -18,8 +18,7 @@ from moa_tools.evaluate.runner import Run
 from moa_tools.text import builtin_documents
 
 _TEXTS, _TOKENS = 4, 512
-# Nats per token, measured: 1e-9 in float32 and 3e-4 in bfloat16; a wrong mask or weight gives more
-# than 0.1.
+# Nats per token. SmolLM2-135M gives 1.5e-4 in bfloat16; a wrong mask or weight gives far more.
 _LARGEST_KL = 0.01
 
 
