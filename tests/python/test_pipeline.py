@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from moa_rt import ArgumentError, AttentionPlan, ModelConfig, StateError
 from moa_tools.cli import main
 from moa_tools.pipeline.options import PipelineOptions, complete, sort_numbers
@@ -216,7 +217,8 @@ def test_command_with_budgets_behind_one_option(
 
 
 def test_gates_are_trained_once_for_their_own_densities(tiny_dir: Path, tmp_path: Path) -> None:
-    options = {**_OPTIONS, "method": "gates", "steps": 4, "budgets": (0.5,)}
+    torch.set_num_threads(1)
+    options = {**_OPTIONS, "method": "gates", "steps": 2, "budgets": (0.5,)}
     report = pipeline(tiny_dir, tmp_path, PipelineOptions(**options), Silent())
     assert report["curves"]["method"] == "gates"
     assert AttentionPlan.load(str(tmp_path / "plan-0.5.json")).density(768) <= 0.5
