@@ -27,7 +27,6 @@ from moa_tools.text.user_files import check_paths
 from moa_tools.validate.run import ValidateOptions, validate
 
 REPORT = "report.json"
-# Kept by the names of the budgets, so that another run with one more budget repeats no search.
 _VALIDATION = "validation.json"
 
 
