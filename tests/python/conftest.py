@@ -116,3 +116,10 @@ def engine(tiny_dir: Path, target: Target) -> Iterator[Engine]:
     """A fresh dense engine over the small model."""
     with Engine(tiny_dir, max_batch=4, max_seq_len=4096, num_threads=1, **target.options) as opened:
         yield opened
+
+
+@pytest.fixture
+def cpu_engine(tiny_dir: Path) -> Iterator[Engine]:
+    """The same on the CPU whatever the target: there a batch of any size gives the same bits."""
+    with Engine(tiny_dir, max_batch=4, max_seq_len=4096, num_threads=1) as opened:
+        yield opened

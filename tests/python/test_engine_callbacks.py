@@ -16,13 +16,13 @@ from moa_rt import (
 from support_engine import IDS, greedy
 
 
-def test_G8_two_threads_get_what_one_would(engine: Engine) -> None:
+def test_G8_two_threads_get_what_one_would(cpu_engine: Engine) -> None:
     prompts = [[i + 3, i + 4, i + 5] for i in range(6)]
-    want = [greedy(engine, p, 40) for p in prompts]
+    want = [greedy(cpu_engine, p, 40) for p in prompts]
     got: dict[int, list[int]] = {}
 
     def ask(row: int) -> None:
-        got[row] = greedy(engine, prompts[row], 40)
+        got[row] = greedy(cpu_engine, prompts[row], 40)
 
     threads = [threading.Thread(target=ask, args=(row,)) for row in range(6)]
     for thread in threads:

@@ -23,22 +23,22 @@ from moa_rt.prompts import Prompt
 from support_engine import IDS, greedy
 
 
-def test_text_chat_and_ids_alone_and_in_lists(engine: Engine) -> None:
+def test_text_chat_and_ids_alone_and_in_lists(cpu_engine: Engine) -> None:
     text = "The quick brown fox"
-    ids = engine.tokenizer.encode(text)
+    ids = cpu_engine.tokenizer.encode(text)
     options = RequestOptions(max_new_tokens=4, ignore_eos=True)
-    one = engine.generate(text, options)
+    one = cpu_engine.generate(text, options)
     assert isinstance(one, Completion)
-    assert one.token_ids == engine.generate(ids, options).token_ids
-    assert one.text == engine.tokenizer.decode(one.token_ids)
+    assert one.token_ids == cpu_engine.generate(ids, options).token_ids
+    assert one.text == cpu_engine.tokenizer.decode(one.token_ids)
     assert (one.prompt_tokens, one.completion_tokens) == (len(ids), 4)
     assert one.finish_reason == "length"
     assert one.error is None
     assert one.logprobs == []
     prompts: list[Prompt] = [text, ids, tuple(ids), np.array(ids)]
-    many = engine.generate(prompts, options)
+    many = cpu_engine.generate(prompts, options)
     assert [c.token_ids for c in many] == [one.token_ids] * 4
-    array = engine.generate(np.array(ids), options)
+    array = cpu_engine.generate(np.array(ids), options)
     assert isinstance(array, Completion)
     assert array.token_ids == one.token_ids
 
@@ -97,10 +97,12 @@ def test_options_per_prompt(engine: Engine) -> None:
         engine.generate([IDS, IDS], [{}])
 
 
-def test_seed_decides_and_neighbours_do_not(engine: Engine) -> None:
+def test_seed_decides_and_neighbours_do_not(cpu_engine: Engine) -> None:
     options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 1.0, "ignore_eos": True}
-    alone = engine.generate(IDS, seed=7, **options).token_ids
-    batch = engine.generate([IDS, IDS, IDS[:2]], [{"seed": 8}, {"seed": 7}, {"seed": 9}], **options)
+    alone = cpu_engine.generate(IDS, seed=7, **options).token_ids
+    batch = cpu_engine.generate(
+        [IDS, IDS, IDS[:2]], [{"seed": 8}, {"seed": 7}, {"seed": 9}], **options
+    )
     assert batch[1].token_ids == alone
     assert batch[0].token_ids != alone
 
@@ -125,10 +127,10 @@ def test_stop_ids_and_texts(engine: Engine) -> None:
     assert cut.text == whole[: whole.index(stop)]
 
 
-def test_more_prompts_than_max_batch_wait(engine: Engine) -> None:
+def test_more_prompts_than_max_batch_wait(cpu_engine: Engine) -> None:
     prompts = [[i % 500 + 3, 4, 5] for i in range(11)]
-    out = engine.generate(prompts, max_new_tokens=5, ignore_eos=True)
-    assert [c.token_ids for c in out] == [greedy(engine, p, 5) for p in prompts]
+    out = cpu_engine.generate(prompts, max_new_tokens=5, ignore_eos=True)
+    assert [c.token_ids for c in out] == [greedy(cpu_engine, p, 5) for p in prompts]
 
 
 def test_stream_that_can_never_run(tiny_dir: Path) -> None:
@@ -140,19 +142,19 @@ def test_stream_that_can_never_run(tiny_dir: Path) -> None:
         assert next(stream).token is not None, "it has room now"
 
 
-def test_streams_side_by_side(engine: Engine) -> None:
-    want = greedy(engine, IDS), greedy(engine, IDS[:4])
-    first = engine.stream(IDS, max_new_tokens=8, ignore_eos=True)
-    second = engine.stream(IDS[:4], max_new_tokens=8, ignore_eos=True)
-    third = engine.submit(IDS, max_new_tokens=8, ignore_eos=True)
+def test_streams_side_by_side(cpu_engine: Engine) -> None:
+    want = greedy(cpu_engine, IDS), greedy(cpu_engine, IDS[:4])
+    first = cpu_engine.stream(IDS, max_new_tokens=8, ignore_eos=True)
+    second = cpu_engine.stream(IDS[:4], max_new_tokens=8, ignore_eos=True)
+    third = cpu_engine.submit(IDS, max_new_tokens=8, ignore_eos=True)
     got: tuple[list[int | None], list[int | None]] = ([], [])
     for a, b in zip(first, second, strict=True):
         got[0].append(a.token)
         got[1].append(b.token)
     assert got == want
     rest = []
-    while engine.has_work:
-        rest += engine.step()
+    while cpu_engine.has_work:
+        rest += cpu_engine.step()
     assert [e.token for e in rest if e.request == third] == want[0]
 
 
@@ -184,9 +186,9 @@ def test_decode_takes_no_blocks(engine: Engine) -> None:
     assert engine.stats.allocations == before
 
 
-def test_sessions(engine: Engine) -> None:
-    whole = greedy(engine, [*IDS, 20, 21], 5)
-    with engine.open_session(64) as session:
+def test_sessions(cpu_engine: Engine) -> None:
+    whole = greedy(cpu_engine, [*IDS, 20, 21], 5)
+    with cpu_engine.open_session(64) as session:
         first = session.generate(IDS, max_new_tokens=0)
         assert first.token_ids == []
         assert session.length == len(IDS)
@@ -201,7 +203,9 @@ def test_sessions(engine: Engine) -> None:
     session.close()
 
 
-def test_repr(engine: Engine) -> None:
-    assert repr(engine) == "<moa_rt.Engine llama on cpu in float32, max_batch=4, max_seq_len=4096>"
-    engine.close()
-    assert repr(engine) == "<moa_rt.Engine closed>"
+def test_repr(cpu_engine: Engine) -> None:
+    assert (
+        repr(cpu_engine) == "<moa_rt.Engine llama on cpu in float32, max_batch=4, max_seq_len=4096>"
+    )
+    cpu_engine.close()
+    assert repr(cpu_engine) == "<moa_rt.Engine closed>"

@@ -52,7 +52,9 @@ def work(directory, queue):
 """
 
 
-def test_G12_spawned_child_makes_its_own(tiny_dir: Path, tmp_path: Path, engine: Engine) -> None:
+def test_G12_spawned_child_makes_its_own(
+    tiny_dir: Path, tmp_path: Path, cpu_engine: Engine
+) -> None:
     (tmp_path / "spawned.py").write_text(SPAWN)
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
@@ -63,7 +65,7 @@ def test_G12_spawned_child_makes_its_own(tiny_dir: Path, tmp_path: Path, engine:
         "    child = context.Process(target=spawned.work, args=(sys.argv[1], queue))\n"
         "    child.start(); print(queue.get()); child.join()\n"
     )
-    assert run(code, tiny_dir) == f"{greedy(engine, [5, 6], 2)}\n"
+    assert run(code, tiny_dir) == f"{greedy(cpu_engine, [5, 6], 2)}\n"
 
 
 G13 = {
@@ -119,10 +121,10 @@ def broken_dir(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return place
 
 
-def test_L1_nan_ends_only_the_request_that_has_it(broken_dir: Path, engine: Engine) -> None:
+def test_L1_nan_ends_only_the_request_that_has_it(broken_dir: Path, cpu_engine: Engine) -> None:
     good, bad = [5, 6, 7], [5, 9, 7]
     with Engine(broken_dir, max_batch=4, num_threads=1, max_seq_len=4096) as broken:
-        want = greedy(engine, good)
+        want = greedy(cpu_engine, good)
         out = broken.generate([good, bad, good], max_new_tokens=8, ignore_eos=True)
         assert [c.finish_reason for c in out] == ["length", "error", "length"]
         assert [c.token_ids for c in out] == [want, [], want]

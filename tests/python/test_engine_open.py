@@ -95,11 +95,11 @@ def test_forced_instruction_set(tiny_dir: Path) -> None:
             Engine(tiny_dir, cpu_isa="avx512_bf16")
 
 
-def test_options_come_back_resolved(engine: Engine) -> None:
-    options = engine.options
+def test_options_come_back_resolved(cpu_engine: Engine) -> None:
+    options = cpu_engine.options
     assert options.dtype == "float32"
     assert options.num_threads == 1
     assert options.max_seq_len == 4096
-    assert options.plan == engine.plan
-    assert engine.plan.density(1024) == 1.0
+    assert options.plan == cpu_engine.plan
+    assert cpu_engine.plan.density(1024) == 1.0
     assert os.cpu_count()
