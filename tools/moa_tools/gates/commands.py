@@ -26,7 +26,7 @@ def gates(
     ] = None,
     sparsest: Annotated[float, typer.Option(help="Density at which the sweep ends.")] = 0.11,
     steps: Annotated[
-        int | None, typer.Option(help="Steps of Adam. Default: 300, on a CPU 160.")
+        int | None, typer.Option(help="Steps of Adam. Default: 300, on a CPU 60.")
     ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 0.15,
     batch: Annotated[

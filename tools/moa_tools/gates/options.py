@@ -26,7 +26,7 @@ class GatesOptions:
         device: "cpu", "cuda" or "cuda:<index>".
         dtype: of weights and activations; "auto": bfloat16 on a GPU, else float32. Softmax
             statistics and gates are always float32.
-        steps: steps of Adam; None: 300 on a GPU, 160 on a CPU.
+        steps: steps of Adam; None: 300 on a GPU, 60 on a CPU.
         batch: samples a step, a quarter of them plain text; None: 4 on a GPU, 2 on a CPU.
         learning_rate: of Adam, in units of price.
         densest, sparsest: the sweep begins and ends at these densities.
@@ -88,7 +88,7 @@ class GatesOptions:
     @property
     def step_count(self) -> int:
         """Steps in use."""
-        return self.steps or (160 if self.device == "cpu" else 300)
+        return self.steps or (60 if self.device == "cpu" else 300)
 
     @property
     def batch_size(self) -> int:
