@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moa_rt import ArgumentError, DeviceError, FormatError, ModelConfig
-from moa_rt._core import SafetensorsFile
+from moa_rt import ArgumentError, DeviceError, FormatError, ModelConfig, _core
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -95,7 +94,7 @@ def _split_fused(directory: Path, config: ModelConfig, dtype: Any) -> dict[str, 
     kinds = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
     state: dict[str, Any] = {}
     for path in sorted(directory.glob("*.safetensors")):
-        file = SafetensorsFile(str(path))
+        file = _core.SafetensorsFile(str(path))
         for info in file.tensors:
             raw = bytearray(file.read(info.name))
             tensor = torch.frombuffer(raw, dtype=kinds[info.dtype]).reshape(info.shape).to(dtype)
