@@ -1,7 +1,7 @@
 """The device and number type that tests of the engine run on, and how near they must then come.
 
-`pytest tests/python --device=cuda` runs the tests that take the fixture `target` on the GPU, and those of
-test_cuda_*.py; `--dtype` picks another type than the device's usual one.
+`pytest tests/python --device=cuda` runs the tests that take the fixture `target` on the GPU, and
+those of test_cuda_*.py; `--dtype` picks another type than the device's usual one.
 """
 
 from __future__ import annotations
