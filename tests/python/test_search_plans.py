@@ -13,6 +13,7 @@ from moa_rt import ArgumentError, AttentionPlan, MismatchError, ModelConfig, Spa
 from moa_tools.cli import main
 from moa_tools.profile.cost_curves import at
 from moa_tools.search import Budgets, CostTable, SearchOptions, client, planner, search
+from moa_tools.search.extend import extend
 from moa_tools.search.problem import Answer, Problem, Task
 from moa_tools.search.rules import GRIDS, candidates
 from support_search import fields_of, make_curves, read_tree
@@ -300,3 +301,34 @@ def test_E17_curves_of_another_model(config: ModelConfig, tmp_path: Path) -> Non
     curves = make_curves(config)
     with pytest.raises(MismatchError, match="fingerprint"):
         search(dataclasses.replace(curves, fingerprint="0" * 64), config, Budgets({2048: 0.5}))
+
+
+def test_budget_beyond_the_curves_is_spent(config: ModelConfig) -> None:
+    """A head that is dense at the longest profiled length stays so beyond, if there is room."""
+    curves = make_curves(config, lengths=(1024,))
+    result = search(curves, config, Budgets({1024: 0.8, 4096: 0.8}))
+    for plan in result.plans:
+        kept = [head.span for row in plan.spans(1024) for head in row]
+        beyond = [head.span for row in plan.spans(4096) for head in row]
+        dense = [k == 1024 for k in kept]
+        assert any(dense)
+        wide = [span == 4096 for span, is_dense in zip(beyond, dense, strict=True) if is_dense]
+        left = 0.8 * 4096 * len(beyond) - sum(beyond)
+        assert all(wide) or left < 4096
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_extended_choice_keeps_budgets_and_profiled_spans(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rules = candidates((1024, 2048, 4096), 512, 4096, 64)
+    choice = rng.integers(0, len(rules.rules), 12).tolist()
+    lengths = (1024, 2048, 4096)
+    used = {n: int(rules.column(n)[choice].sum()) for n in lengths}
+    limits = {n: used[n] + int(rng.integers(0, 4 * n)) for n in lengths}
+    wider = extend(choice, rules, limits, [1024, 2048])
+    for n in lengths:
+        column = rules.column(n)
+        assert column[wider].sum() <= limits[n]
+        assert column[wider].sum() >= used[n]
+        if n < 4096:
+            assert column[wider].tolist() == column[choice].tolist()

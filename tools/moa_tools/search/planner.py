@@ -12,6 +12,7 @@ from moa_tools.profile.cost_curves import CostCurves, at
 from moa_tools.search import pareto
 from moa_tools.search.budgets import Budgets, check_feasible
 from moa_tools.search.client import Solver
+from moa_tools.search.extend import extend
 from moa_tools.search.problem import Problem
 from moa_tools.search.rules import ROUNDING, Candidates, Grid, candidates
 
@@ -137,7 +138,10 @@ def search(
     plans, objectives = [], []
     for point in front.points:
         values = {n: float(v) for n, v in zip(names, point.values * scale, strict=True)}
-        plan = _plan(curves, rules, point.choice.tolist(), (low, high), options)
+        choice = point.choice.tolist()
+        if options.rules_per_layer is None:  # wider twins are other rules
+            choice = extend(choice, rules, limits, [c.length for c in curves.curves])
+        plan = _plan(curves, rules, choice, (low, high), options)
         plan.provenance = _provenance(curves, budgets, options, gap, point, values)
         check_plan(plan, config, limits)
         plans.append(plan)
