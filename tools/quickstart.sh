@@ -20,8 +20,8 @@ readonly DOCUMENT=build/quickstart/document.txt
 readonly QUESTION="What is the secret number in the text above?"
 readonly LENGTH=2048  # tokens: document, question and answer
 
-# Text that every Python has with it, and one note that is in no book. The note stands near the end: a
-# uniform plan of half density forgets what is older than half the text.
+# Text that every Python has with it, and one note that is in no book. The note stands in the first
+# half, which a plan that cuts all heads alike would have forgotten.
 write_document() {
   mkdir -p "$(dirname "$DOCUMENT")"
   "$PYTHON" - "$DOCUMENT" "$QUESTION" <<'WRITE'
@@ -32,7 +32,7 @@ from pydoc_data.topics import topics
 names = ("for", "while", "try", "with", "function", "class", "import")
 words = " ".join(topics[name] for name in names).split()
 note = "Note: the secret number is 4821. Remember: the secret number is 4821."
-text = f"{' '.join(words[:900])}\n\n{note}\n\n{' '.join(words[900:1100])}"
+text = f"{' '.join(words[:400])}\n\n{note}\n\n{' '.join(words[400:1100])}"
 Path(sys.argv[1]).write_text(f"{text}\n\n{sys.argv[2]}\n")
 print(f"{sys.argv[1]}: {len(text)} bytes of Python's manual, and in it: {note}")
 WRITE
@@ -42,7 +42,7 @@ WRITE
 print_memory() {
   local dense half
   dense=$("$VENV/bin/moa-rt" inspect --model "$MODEL" --length "$LENGTH" --json)
-  half=$("$VENV/bin/moa-rt" inspect --model "$MODEL" --length "$LENGTH" --density 0.5 --json)
+  half=$("$VENV/bin/moa-rt" inspect --model "$MODEL" --length "$LENGTH" --plan auto --density 0.5 --json)
   "$PYTHON" - "$dense" "$half" <<'PRINT'
 import json
 import sys
@@ -84,7 +84,7 @@ step "A question about a long document"
 write_document
 echo "Question: $QUESTION"
 ask "dense    "
-ask "50 % plan" --density 0.5
+ask "50 % plan" --plan auto --density 0.5
 if [[ ${CUDA_DEFINES[0]} == *=ON ]] && has_gpu; then ask "dense, GPU" --device cuda; fi
 step "Done"
 echo "Try: $VENV/bin/moa-rt chat --model $MODEL"
