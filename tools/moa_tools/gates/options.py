@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moa_rt import ArgumentError, ModelConfig
 
-from moa_tools.calibrate.samples import SAMPLES, Sample, load_samples
+from moa_tools.calibrate.samples import SAMPLES, Sample
 from moa_tools.files import read_bounded
 
 DEFAULT_TARGETS = (0.5, 0.25, 0.125)
@@ -94,38 +94,6 @@ class GatesOptions:
     def batch_size(self) -> int:
         """Samples a step in use."""
         return self.batch or (2 if self.device == "cpu" else 4)
-
-
-def choose_samples(
-    calibration: Path, config: ModelConfig, options: GatesOptions
-) -> tuple[Sample, ...]:
-    """The samples of the "profile" split to use, in the order of the file.
-
-    Raises what `load_samples` raises, and ArgumentError for a length that the set has no sample of
-    or the model no room for.
-    """
-    samples = load_samples(calibration, config=config).select("profile")
-    has = sorted({sample.length for sample in samples})
-    for length in options.lengths:
-        if length not in has:
-            raise ArgumentError(
-                f"{calibration}: lengths: got {length}, the profile split has {has}"
-            )
-    counts: dict[tuple[str, int], int] = {}
-    chosen: list[Sample] = []
-    for sample in samples:
-        if options.lengths and sample.length not in options.lengths:
-            continue
-        if sample.length > config.max_position_embeddings:
-            raise ArgumentError(
-                f"{calibration}: sample {sample.id!r}: length {sample.length}: the model ends at "
-                f"{config.max_position_embeddings}"
-            )
-        key = (sample.objective, sample.length)
-        counts[key] = counts.get(key, 0) + 1
-        if options.max_samples is None or counts[key] <= options.max_samples:
-            chosen.append(sample)
-    return tuple(chosen)
 
 
 def provenance(

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from moa_rt import ModelConfig, ResourceError
 
+from moa_tools.calibrate.choose import choose_samples
 from moa_tools.calibrate.samples import Sample
 from moa_tools.gates import memory
 from moa_tools.gates.objective import Lesson, teach
-from moa_tools.gates.options import GatesOptions, choose_samples, provenance
+from moa_tools.gates.options import GatesOptions, provenance
 from moa_tools.gates.partial import Partial
 from moa_tools.gates.training import Pools, Trainer
 from moa_tools.hf.load import load_model, torch_device
@@ -71,7 +72,7 @@ def gates(
     options, reporter = options or GatesOptions(), reporter or Silent()
     torch_device(options.device)
     config = ModelConfig.load(str(model_dir))
-    samples = choose_samples(calibration, config, options)
+    samples = choose_samples(calibration, config, options.lengths, options.max_samples)
     longest = max(sample.length for sample in samples)
     _check_memory(config, longest, options)
     origin = provenance(calibration, config, samples, options)

@@ -11,6 +11,7 @@ import numpy as np
 from moa_rt import ModelConfig, NumericError, ResourceError
 from numpy.typing import NDArray
 
+from moa_tools.calibrate.choose import choose_samples
 from moa_tools.calibrate.samples import Sample
 from moa_tools.hf.load import load_model, torch_device
 from moa_tools.profile import curve_files, memory
@@ -18,7 +19,7 @@ from moa_tools.profile.cost_curves import CostCurve, CostCurves
 from moa_tools.profile.influence import influence_curves
 from moa_tools.profile.layers import attention_gradients
 from moa_tools.profile.meter import Meter
-from moa_tools.profile.options import ITEM_BYTES, ProfileOptions, choose_samples, provenance
+from moa_tools.profile.options import ITEM_BYTES, ProfileOptions, provenance
 from moa_tools.profile.partial import PartialCurves
 from moa_tools.profile.spans import profile_spans
 from moa_tools.progress import Reporter, Silent
@@ -58,7 +59,7 @@ def profile(
     options, reporter = options or ProfileOptions(), reporter or Silent()
     torch_device(options.device)
     config = ModelConfig.load(str(model_dir))
-    samples = choose_samples(calibration, config, options)
+    samples = choose_samples(calibration, config, options.lengths, options.max_samples)
     free = memory.free_bytes(options.device)
     for sample in samples:
         _check_memory(config, sample, options, free)
