@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,25 +9,11 @@ from typing import Any
 from moa_tools.evaluate.overview import overview
 from moa_tools.evaluate.plans import EvalPlan
 from moa_tools.evaluate.suite import Section
-from moa_tools.files import io_errors
+from moa_tools.files import write_atomic
 from moa_tools.strict_json import dump
 
 RESULTS, MARKDOWN, TIMINGS = "results.json", "results.md", "timings.jsonl"
 SCHEMA = 1
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes beside the target, syncs and renames: a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with io_errors(path, f"write {len(data)} bytes"):
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:
@@ -50,8 +35,10 @@ def write(
     """Writes everything; results.json last, so it never speaks of plots that are not there."""
     for section in sections.values():
         for name, draw in section.plots.items():
-            write_whole(directory / name, draw())
-    write_whole(directory / MARKDOWN, _markdown(identity, plans, sections, missing).encode("utf-8"))
+            write_atomic(directory / name, draw())
+    write_atomic(
+        directory / MARKDOWN, _markdown(identity, plans, sections, missing).encode("utf-8")
+    )
     data = {
         "complete": not missing,
         "missing": list(missing),
@@ -59,7 +46,7 @@ def write(
         **identity,
         "suites": {name: section.data for name, section in sections.items()},
     }
-    write_whole(directory / RESULTS, dump(_plain(data)))
+    write_atomic(directory / RESULTS, dump(_plain(data)))
 
 
 def _markdown(
