@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <random>
@@ -51,6 +52,22 @@ AttentionPlan sample_plan() {
       64, 1024, 8192);
   plan.fingerprint = "abc";
   return plan;
+}
+
+TEST(Plan, widest_length_has_the_largest_cache) {
+  AttentionPlan plan = sample_plan();
+  for (const std::int64_t most : {1, 700, 1023, 1024, 1025, 2000, 3000, 8192, 9000}) {
+    std::int64_t largest = 0;
+    for (std::int64_t n = 1; n <= most; ++n) {
+      largest = std::max(largest, plan.cache_bytes(n, 64, moa_rt::DType::kBF16));
+    }
+    const std::int64_t widest = plan.widest_length(most);
+    EXPECT_LE(widest, most);
+    EXPECT_EQ(plan.cache_bytes(widest, 64, moa_rt::DType::kBF16), largest) << most;
+  }
+  EXPECT_EQ(plan.widest_length(1024), 1023);
+  plan.out_of_range = OutOfRange::kRefuse;
+  EXPECT_EQ(plan.widest_length(1024), 1024);
 }
 
 TEST(Plan, dense_keeps_everything) {

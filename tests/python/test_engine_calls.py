@@ -15,6 +15,7 @@ from moa_rt import (
     Engine,
     ModelConfig,
     RequestOptions,
+    SpanRule,
     StateError,
     TokenEvent,
     predict_memory,
@@ -174,6 +175,19 @@ def test_memory_adds_up(tiny_dir: Path) -> None:
         assert predicted.kv_per_sequence == plan.cache_bytes(4096, "float32")
         assert sum(predicted.kv_per_layer) == predicted.kv_per_sequence
         assert predicted.total(2) - predicted.total(1) == predicted.kv_per_sequence
+
+
+def test_a_plan_that_is_dense_below_its_range_admits_what_is_shorter(tiny_dir: Path) -> None:
+    config = ModelConfig.load(tiny_dir)
+    rules = [[SpanRule(0, 0.125)] * config.num_key_value_heads] * config.num_hidden_layers
+    plan = AttentionPlan.from_rules(rules, min_length=1024)
+    options: dict[str, Any] = {"max_seq_len": 1024, "num_threads": 1, "max_batch": 1}
+    predicted = predict_memory(tiny_dir, plan, **options)
+    assert predicted.largest_kv == plan.cache_bytes(1023, "float32") > predicted.kv_per_sequence
+    assert predicted.total(1) - predicted.total(0) == predicted.largest_kv
+    assert predicted.total(32) - predicted.total(31) == predicted.kv_per_sequence
+    with Engine(tiny_dir, plan, **options) as engine:
+        assert engine.generate(IDS, max_new_tokens=4, ignore_eos=True).finish_reason == "length"
 
 
 def test_decode_takes_no_blocks(engine: Engine) -> None:

@@ -131,11 +131,13 @@ struct MemoryPrediction {
   std::int64_t weights = 0;
   std::int64_t scratch = 0;
   std::int64_t runtime = 0;
-  std::int64_t kv_per_sequence = 0;        // at max_seq_len
+  std::int64_t kv_per_sequence = 0;  // at max_seq_len
+  std::int64_t largest_kv = 0;       // at any length up to it: a plan may be dense below its range
   std::int64_t dense_kv_per_sequence = 0;  // what a dense plan would take
   std::vector<std::int64_t> kv_per_layer;  // of one sequence
   std::int64_t total(std::int64_t sequences) const {
-    return weights + scratch + runtime + sequences * kv_per_sequence;
+    const std::int64_t kv = sequences * kv_per_sequence;
+    return weights + scratch + runtime + (kv > 0 && kv < largest_kv ? largest_kv : kv);
   }
 };
 MemoryPrediction predict_memory(const std::string& model_dir, const EngineOptions& options);

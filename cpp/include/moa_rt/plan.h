@@ -72,6 +72,9 @@ class AttentionPlan {
   // KV bytes of one sequence with a budget of n tokens: sum of spans * 2 * head_dim *
   // size_of(dtype).
   std::int64_t cache_bytes(std::int64_t n, std::int64_t head_dim, DType dtype) const;
+  // The budget of at most `most` tokens whose cache is the largest: `most` itself, or the longest
+  // below the range of a plan that is dense there.
+  std::int64_t widest_length(std::int64_t most) const;
   // Kept KV bytes over the KV bytes of a dense plan at n (a memory figure).
   double density(std::int64_t n) const;
 

@@ -90,6 +90,7 @@ void bind_figures(py::module_& module) {
       .def_readonly("scratch", &MemoryPrediction::scratch)
       .def_readonly("runtime", &MemoryPrediction::runtime)
       .def_readonly("kv_per_sequence", &MemoryPrediction::kv_per_sequence)
+      .def_readonly("largest_kv", &MemoryPrediction::largest_kv)
       .def_readonly("dense_kv_per_sequence", &MemoryPrediction::dense_kv_per_sequence)
       .def_readonly("kv_per_layer", &MemoryPrediction::kv_per_layer)
       .def(

@@ -1,5 +1,6 @@
 #include "moa_rt/plan.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <utility>
@@ -201,6 +202,13 @@ std::int64_t AttentionPlan::cache_bytes(std::int64_t n, std::int64_t head_dim, D
     for (const HeadSpan& head : layer) tokens += head.span();
   }
   return tokens * 2 * head_dim * size_of(dtype);
+}
+
+std::int64_t AttentionPlan::widest_length(std::int64_t most) const {
+  const std::int64_t below = std::min(most, min_length_ - 1);
+  if (below < 1 || out_of_range == OutOfRange::kRefuse) return most;
+  const bool narrower = cache_bytes(most, 1, DType::kF32) < cache_bytes(below, 1, DType::kF32);
+  return narrower ? below : most;
 }
 
 double AttentionPlan::density(std::int64_t n) const {

@@ -31,8 +31,8 @@ Engine::Impl::Impl(const std::string& model_dir, const EngineOptions& options) :
   prediction_ = plan.memory;
   backend_ = std::move(plan.backend);
   if (options_.kv_cache_bytes == 0) {
-    options_.kv_cache_bytes = std::min(free_bytes - prediction_.total(0),
-                                       options_.max_batch * prediction_.kv_per_sequence);
+    options_.kv_cache_bytes =
+        std::min(free_bytes, prediction_.total(options_.max_batch)) - prediction_.total(0);
   }
   tokenizer_ = std::move(plan.tokenizer);
   check_tokenizer(model_dir);

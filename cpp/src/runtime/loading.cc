@@ -74,6 +74,8 @@ MemoryPrediction predict(const LoadPlan& plan, std::int64_t runtime_bytes) {
   const CacheLayout layout(options.plan->spans(options.max_seq_len), plan.config.head_dim,
                            plan.dtype);
   memory.kv_per_sequence = layout.total_bytes();
+  const std::int64_t widest = options.plan->widest_length(options.max_seq_len);
+  memory.largest_kv = options.plan->cache_bytes(widest, plan.config.head_dim, plan.dtype);
   for (std::int64_t layer = 0; layer < layout.num_layers(); ++layer) {
     memory.kv_per_layer.push_back(layout.layer_bytes(layer));
   }
