@@ -8,11 +8,13 @@ softmax over a part of the same exponentials, hence one weighted sum over the ke
 where band j holds the keys that span j shows and span j - 1 does not, and Z_r sums e over the bands
 up to r. That costs one attention, however many spans there are. The backward pass is written out
 (d/dp_r = dO . o(s_r), band sums again), computes scores anew and keeps nothing of size N x N.
+On a GPU the same is done by the kernels of `fused.py`; what is here is for CPUs, and their oracle.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 # Keeps 1 / Z finite where every key of a narrow span is below e^-69 of the row's maximum.
 _LEAST = 1e-30
+# Wider heads have too little room on the chip for the kernels.
+_MAX_FUSED_DIM = 128
 
 
 @dataclass(frozen=True)
@@ -200,16 +204,31 @@ class _Mixture(torch.autograd.Function):
         return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), grad_p, None, None
 
 
+def _has_kernels(q: Tensor) -> bool:
+    return q.is_cuda and q.shape[-1] <= _MAX_FUSED_DIM and find_spec("triton") is not None
+
+
 def mixture_attention(
     q: Tensor, k: Tensor, v: Tensor, probs: Tensor, bands: Bands, *, scale: float | None = None
 ) -> Tensor:
     """Expected attention output (B, Hq, N, D) of heads that keep span r with probability probs[r].
 
     q (B, Hq, N, D), k and v (B, Hkv, N, D), probs float32 (Hkv, K) over `bands.spans`, rows summing
-    to 1. One-hot rows give the hard mask of their span. Statistics are float32; memory is
-    O(chunk * N) beyond the inputs in both passes. A span none of whose scores comes within 69 of
-    the row's maximum gives an output near 0.
+    to 1. One-hot rows give the hard mask of their span. Statistics are float32; memory beyond the
+    inputs is O(N) on a GPU that has Triton, else O(chunk * N), in both passes. A span none of whose
+    scores comes within 69 of the row's maximum gives an output near 0.
     """
+    if _has_kernels(q):
+        from moa_tools.gates.fused import fused_mixture
+
+        return fused_mixture(q, k, v, probs, bands, q.shape[-1] ** -0.5 if scale is None else scale)
+    return eager_mixture(q, k, v, probs, bands, scale=scale)
+
+
+def eager_mixture(
+    q: Tensor, k: Tensor, v: Tensor, probs: Tensor, bands: Bands, *, scale: float | None = None
+) -> Tensor:
+    """`mixture_attention` by PyTorch's own operations, on any device."""
     batch, kv_heads, length, dim = k.shape
     grouped = q.reshape(batch, kv_heads, -1, length, dim)
     scale = dim**-0.5 if scale is None else scale
