@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from moa_tools.bench.cpu_rows import SECTION as CPU
 from moa_tools.bench.goals import END
 from moa_tools.bench.record import Row, Run
 from moa_tools.files import write_atomic
+from moa_tools.plotting import new_figure, png
 
 
 def _label(row: Row) -> str:
@@ -39,18 +39,12 @@ def _bars(axes: Any, rows: Sequence[Row], figure: str, title: str, limit: float 
 
 def draw(run: Run, path: Path) -> None:
     """Writes the plot. Raises MismatchError if the run has nothing to draw."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     gpu = run.kind == "gpu"
     rows = run.select(END if gpu else CPU)
     if not rows:
         raise MismatchError(f"plot: the {run.kind} run of {run.date} has no end-to-end rows")
-    figure, (left, right) = pyplot.subplots(
-        1, 2, figsize=(13, 1.5 + 0.22 * len(rows)), layout="constrained"
-    )
+    figure = new_figure(13, 1.5 + 0.22 * len(rows))
+    left, right = figure.subplots(1, 2)
     if gpu:
         _bars(left, rows, "tok_s", "decode, tokens/s", None)
         _bars(right, rows, "share_of_roofline", "share of the roofline (red: the limit)", 1.0)
@@ -59,8 +53,4 @@ def draw(run: Run, path: Path) -> None:
         _bars(right, rows, "prefill_tok_s", "prefill, tokens/s", None)
     device = run.environment.get("device", "unknown device")
     figure.suptitle(f"{device}, {run.date[:10]}, {run.environment.get('commit', '')}", fontsize=9)
-    buffer = io.BytesIO()
-    # No date of its own: the same run gives the same bytes.
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
-    pyplot.close(figure)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, png(figure))

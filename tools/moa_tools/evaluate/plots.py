@@ -1,39 +1,24 @@
-"""PNG plots. No date or host goes into a file: equal figures, equal bytes."""
+"""PNG plots of an evaluation."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from moa_tools.plotting import new_figure, png
+
 Rows = Sequence[dict[str, Any]]
 
-_DPI = 110
 _WIDTH = 3.2  # inches of one panel
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, no state shared with other figures
-    return figure
 
 
 def depth_maps(name: str, labels: Sequence[str], lengths: Sequence[int], rows: Rows) -> bytes:
     """A heat map for each plan: length across, depth down, score as colour."""
     columns = min(4, max(1, len(labels)))
     lines = -(-max(1, len(labels)) // columns)
-    figure = _figure(_WIDTH * columns + 0.6, _WIDTH * lines)
+    figure = new_figure(_WIDTH * columns + 0.6, _WIDTH * lines)
     axes = figure.subplots(lines, columns, squeeze=False)
     image = None
     for axis in axes.flat[len(labels) :]:
@@ -54,7 +39,7 @@ def depth_maps(name: str, labels: Sequence[str], lengths: Sequence[int], rows: R
     if image is not None:
         figure.colorbar(image, ax=axes, label="score")
     figure.suptitle(f"{name}: score by depth and length", fontsize=10)
-    return _png(figure)
+    return png(figure)
 
 
 def lines(
@@ -69,7 +54,7 @@ def lines(
     log: bool = False,
 ) -> bytes:
     """A line for each plan with its interval as a band; `level` is drawn across."""
-    figure = _figure(6.4, 4.2)
+    figure = new_figure(6.4, 4.2)
     axis = figure.subplots()
     for label in labels:
         mine = [row for row in rows if row["plan"] == label and row.get(value) is not None]
@@ -94,12 +79,12 @@ def lines(
     if labels:
         axis.legend(fontsize=8)
     axis.grid(alpha=0.3)
-    return _png(figure)
+    return png(figure)
 
 
 def bars(title: str, rows: Rows, values: Sequence[str]) -> bytes:
     """Groups of bars, one for each plan, with intervals as whiskers."""
-    figure = _figure(max(4.0, 1.2 * len(rows) + 2), 4.0)
+    figure = new_figure(max(4.0, 1.2 * len(rows) + 2), 4.0)
     axis = figure.subplots()
     width = 0.8 / len(values)
     for index, value in enumerate(values):
@@ -113,4 +98,4 @@ def bars(title: str, rows: Rows, values: Sequence[str]) -> bytes:
     axis.set_title(title, fontsize=10)
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3, axis="y")
-    return _png(figure)
+    return png(figure)

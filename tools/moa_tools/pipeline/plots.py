@@ -1,54 +1,21 @@
-"""PNG plots. No date or host goes into a file: equal figures, equal bytes."""
+"""PNG plots of curves, fronts and losses."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from moa_rt import AttentionPlan
-
 from moa_tools import strict_json
 from moa_tools.convert.transaction import MANIFEST
+from moa_tools.plotting import new_figure, png
 from moa_tools.profile.cost_curves import CostCurves
-
-_DPI = 120
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)  # no window system, no state shared with other figures
-    return figure
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def span_map(plan: AttentionPlan, length: int) -> bytes:
-    """Spans at N = `length`: layers down, KV heads across, colour the share of N that is kept."""
-    shares = np.array([[head.span / length for head in row] for row in plan.spans(length)])
-    figure = _figure(2.5 + 0.35 * plan.num_kv_heads, 1.5 + 0.16 * plan.num_layers)
-    axis = figure.subplots()
-    image = axis.imshow(shares, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    axis.set_xlabel("KV head")
-    axis.set_ylabel("layer")
-    axis.set_title(f"span / N at N = {length}\ndensity {plan.density(length):.3f}", fontsize=9)
-    figure.colorbar(image, ax=axis)
-    return _png(figure)
 
 
 def cost_curves(curves: CostCurves) -> bytes:
     """For each objective and length: every head's cost against its span, and their mean."""
     count = len(curves.curves)
-    figure = _figure(4.2 * min(count, 3), 3.2 * -(-count // 3))
+    figure = new_figure(4.2 * min(count, 3), 3.2 * -(-count // 3))
     axes = figure.subplots(-(-count // 3), min(count, 3), squeeze=False)
     for axis in axes.flat[count:]:
         axis.set_visible(False)
@@ -63,7 +30,7 @@ def cost_curves(curves: CostCurves) -> bytes:
         axis.set_xlabel("span (tokens)")
         axis.set_ylabel("cost")
         axis.legend(fontsize=7)
-    return _png(figure)
+    return png(figure)
 
 
 def fronts(places: Mapping[str, Path]) -> bytes:
@@ -71,7 +38,7 @@ def fronts(places: Mapping[str, Path]) -> bytes:
     loaded = {b: strict_json.load_object(p / MANIFEST, 1 << 24) for b, p in places.items()}
     names = list(next(iter(loaded.values()))["plans"][0]["objectives"])
     pairs = [(names[0], other) for other in names[1:]] or [(names[0], names[0])]
-    figure = _figure(3.8 * len(pairs), 3.4)
+    figure = new_figure(3.8 * len(pairs), 3.4)
     for axis, (x, y) in zip(figure.subplots(1, len(pairs), squeeze=False)[0], pairs, strict=True):
         for budget, manifest in loaded.items():
             points = sorted((p["objectives"][x], p["objectives"][y]) for p in manifest["plans"])
@@ -79,13 +46,13 @@ def fronts(places: Mapping[str, Path]) -> bytes:
         axis.set_xlabel(x, fontsize=8)
         axis.set_ylabel(y, fontsize=8)
         axis.legend(title="density", fontsize=7, title_fontsize=7)
-    return _png(figure)
+    return png(figure)
 
 
 def quality(validation: Mapping[str, Any], uniform: str) -> bytes:
     """Loss of every validated plan against its density, for each objective; dense as a line."""
     names = sorted(validation["dense"]["objectives"])
-    figure = _figure(4.0 * len(names), 3.4)
+    figure = new_figure(4.0 * len(names), 3.4)
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for label, mark, wanted in (("searched", "o", False), ("uniform", "x", True)):
             plans = [p for p in validation["plans"] if p["name"].endswith(uniform) == wanted]
@@ -96,4 +63,4 @@ def quality(validation: Mapping[str, Any], uniform: str) -> bytes:
         axis.set_xlabel("density (KV bytes kept)")
         axis.set_ylabel("loss (nats a token)")
         axis.legend(fontsize=7)
-    return _png(figure)
+    return png(figure)

@@ -13,6 +13,7 @@ from moa_tools.files import write_atomic
 from moa_tools.pipeline import plots
 from moa_tools.pipeline.options import PipelineOptions
 from moa_tools.plan.describe import table
+from moa_tools.plan.plots import spans_heat_map
 from moa_tools.profile.cost_curves import CostCurves
 
 UNIFORM = "uniform.json"
@@ -113,9 +114,9 @@ def write_plots(
     options: PipelineOptions,
 ) -> None:
     """Heat maps of spans, cost curves, Pareto fronts, and quality against density."""
-    length = options.validate_length or 1
+    lengths = sorted({*(options.lengths or ()), options.validate_length or 1})
     for budget, plan in plans.items():
-        write_atomic(place / f"spans-{budget}.png", plots.span_map(plan, length))
+        spans_heat_map(plan, lengths, place / f"spans-{budget}.png", f"{budget} of the KV bytes")
     write_atomic(place / "curves.png", plots.cost_curves(curves))
     fronts = {budget: place / "search" / budget for budget in plans}
     write_atomic(place / "front.png", plots.fronts(fronts))

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moa_rt import ArgumentError, AttentionPlan, UnsupportedError
+from moa_rt import ArgumentError, AttentionPlan
 
 from moa_tools.files import write_atomic
+from moa_tools.plotting import new_figure, png
 
-_DPI = 130
 # Labels of a heat map's cells are drawn up to this many layers.
 _MOST_LABELLED_LAYERS = 48
-
-
-def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise UnsupportedError(
-            f"{error.name} is not installed; plots come with: pip install 'moa_rt[tools]'"
-        ) from error
-    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _save(figure: Any, path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise ArgumentError(f"{path}: want a name that ends in .png")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, png(figure))
 
 
 def short_tokens(count: int) -> str:
@@ -56,7 +40,7 @@ def spans_heat_map(
     layers, heads = plan.num_layers, plan.num_kv_heads
     labelled = layers <= _MOST_LABELLED_LAYERS and heads <= 16
     width = max(2.2, (0.42 if labelled else 0.18) * heads + 1.4) * len(lengths) + 1.2
-    figure = _figure(width, max(2.8, 0.19 * min(layers, 80) + 1.5))
+    figure = new_figure(width, max(2.8, 0.19 * min(layers, 80) + 1.5))
     axes = figure.subplots(1, len(lengths), squeeze=False, sharey=True)[0]
     for axis, n in zip(axes, lengths, strict=True):
         _panel(figure, axis, plan, n, labelled)
