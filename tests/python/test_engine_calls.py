@@ -183,7 +183,8 @@ def test_a_plan_that_is_dense_below_its_range_admits_what_is_shorter(tiny_dir: P
     plan = AttentionPlan.from_rules(rules, min_length=1024)
     options: dict[str, Any] = {"max_seq_len": 1024, "num_threads": 1, "max_batch": 1}
     predicted = predict_memory(tiny_dir, plan, **options)
-    assert predicted.largest_kv == plan.cache_bytes(1023, "float32") > predicted.kv_per_sequence
+    dense = plan.cache_bytes(1023, "float32", config=config)
+    assert predicted.largest_kv == dense > predicted.kv_per_sequence
     assert predicted.total(1) - predicted.total(0) == predicted.largest_kv
     assert predicted.total(32) - predicted.total(31) == predicted.kv_per_sequence
     with Engine(tiny_dir, plan, **options) as engine:
