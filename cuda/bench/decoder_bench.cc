@@ -1,8 +1,12 @@
 // The whole decoder with random weights of Llama-2-7B and Llama-3-8B shapes: time of a decode step
 // of the decode loop as the engine runs it, the host a step behind, of prefill, and of small
-// products; one JSON object a line. Roofline: bytes of weights and of kept keys and values over the
-// measured read bandwidth.
+// products; one JSON object a line. Arguments name the sections wanted: Llama-3-8B, Llama-2-7B,
+// products. Roofline: bytes of weights and of kept keys and values over the measured read
+// bandwidth. Bound: the same, but products take at least what the matrix units need at the measured
+// rate.
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -10,7 +14,7 @@
 #include <vector>
 
 #include "cuda/bench/ceiling.h"
-#include "cuda/ops/ops.h"
+#include "cuda/bench/products.h"
 #include "model/decoder.h"
 #include "model/rope_table.h"
 
@@ -141,7 +145,8 @@ class Model {
     return seconds;
   }
 
-  double bytes() const { return static_cast<double>(decoder_->bytes_per_step()) + kv_bytes_; }
+  double weight_bytes() const { return static_cast<double>(decoder_->bytes_per_step()); }
+  double bytes() const { return weight_bytes() + kv_bytes_; }
   std::size_t batch() const { return caches_.size(); }
   const char* name() const { return config_.model_type.c_str(); }
 
@@ -175,26 +180,31 @@ class Model {
   std::uint32_t seed_ = 0;
 };
 
-void report(const char* goal, Model& model, double density, std::int64_t length, double ceiling,
-            const SamplingPlan& sampling = {}) {
+void report(const char* goal, Model& model, double density, std::int64_t length,
+            const Ceilings& ceilings, const SamplingPlan& sampling = {}) {
   const double seconds = model.seconds_of_step(sampling, 48);
   const double batch = static_cast<double>(model.batch());
+  const double weights = model.weight_bytes();
+  const double floor = model.bytes() / ceilings.read;
+  // A weight is two bytes and two operations a row.
+  const double bound = (model.bytes() - weights) / ceilings.read +
+                       std::max(weights / ceilings.read, weights * batch / ceilings.matmul);
   std::printf(
       "{\"goal\": \"%s\", \"model\": \"%s\", \"density\": %.2f, \"batch\": %d, \"length\": %d, "
       "\"sampling\": \"%s\", \"ms_step\": %.3f, \"tok_s\": %.0f, \"TB_s\": %.3f, "
-      "\"share_of_roofline\": %.3f}\n",
+      "\"share_of_roofline\": %.3f, \"share_of_bound\": %.3f}\n",
       goal, model.name(), density, static_cast<int>(batch), static_cast<int>(length),
       sampling.greedy ? "greedy" : "top_k and top_p", seconds * 1e3, batch / seconds,
-      model.bytes() / seconds / 1e12, model.bytes() / ceiling / seconds);
+      model.bytes() / seconds / 1e12, floor / seconds, bound / seconds);
   std::fflush(stdout);
 }
 
-void whole_model(const ModelConfig& config, std::int64_t full_batch, double ceiling) {
+void whole_model(const ModelConfig& config, std::int64_t full_batch, const Ceilings& ceilings) {
   Model model(config, 2048, 4 * full_batch, 8448);
   for (const std::int64_t length : {512, 4096, 8192}) {
     model.clear();
     model.add_sequence(1.0, length + 256, length);
-    report("E1", model, 1.0, length, ceiling);
+    report("E1", model, 1.0, length, ceilings);
   }
   SamplingPlan sampled;
   sampled.greedy = false;
@@ -202,7 +212,7 @@ void whole_model(const ModelConfig& config, std::int64_t full_batch, double ceil
   sampled.least = -60.0;
   sampled.top_k = 50;
   sampled.top_p = 0.95;
-  report("E1", model, 1.0, 8192, ceiling, sampled);
+  report("E1", model, 1.0, 8192, ceilings, sampled);
   const double seconds = model.seconds_of_prefill(8192, 2048);
   std::printf(
       "{\"goal\": \"prefill\", \"model\": \"%s\", \"tokens\": 8192, \"chunk\": 2048, "
@@ -213,86 +223,30 @@ void whole_model(const ModelConfig& config, std::int64_t full_batch, double ceil
     for (std::int64_t i = 0; i < full_batch * parts; ++i) {
       model.add_sequence(1.0 / parts, 4096, 4000);
     }
-    report(parts == 1 ? "E3" : "E4", model, 1.0 / parts, 4000, ceiling);
+    report(parts == 1 ? "E3" : "E4", model, 1.0 / parts, 4000, ceilings);
   }
 }
 
-// Products of few rows: our own against cuBLASLt with its conversion of x.
-void small_products(double ceiling) {
-  CudaBackend backend({DeviceType::kCuda, 0});
-  const cudaStream_t stream = backend.stream();
-  BlasMatmul blas;
-  const Storage workspace(backend.allocator(), BlasMatmul::kWorkspaceBytes);
-  const Storage x(backend.allocator(), 64 * 14336 * 4);
-  const Storage converted(backend.allocator(), 64 * 14336 * 2);
-  const Storage out(backend.allocator(), 64 * 28672 * 4);
-  fill_f32(reinterpret_cast<float*>(x.data()), 64 * 14336, 1, 1.0f, stream);
-  for (const auto& [outputs, inputs] : {std::pair<std::int64_t, std::int64_t>{6144, 4096},
-                                        {4096, 4096},
-                                        {28672, 4096},
-                                        {4096, 14336}}) {
-    const std::int64_t bytes = outputs * inputs * 2;
-    const std::int64_t copies = (std::int64_t{512} << 20) / bytes + 1;
-    std::vector<Matrix> weights;
-    for (std::int64_t i = 0; i < copies; ++i) {
-      weights.push_back({.rows = outputs,
-                         .cols = inputs,
-                         .dtype = DType::kBF16,
-                         .storage = Storage(backend.allocator(), bytes)});
-      fill_bf16(weights.back().storage.data(), outputs * inputs, static_cast<std::uint32_t>(i),
-                0.02f, stream);
-    }
-    const auto* const input = reinterpret_cast<const float*>(x.data());
-    auto* const output = reinterpret_cast<float*>(out.data());
-    for (const std::int64_t rows : {1, 2, 4, 8, 16, 32, 50, 64}) {
-      const auto through_blas = [&] {
-        for (const Matrix& weight : weights) {
-          launch_convert(input, rows * inputs, DType::kBF16, converted.data(), stream);
-          blas.run(converted.data(), rows, weight, nullptr, false, output, workspace.data(),
-                   stream);
-        }
-      };
-      const auto through_own = [&] {
-        for (const Matrix& weight : weights) {
-          launch_small_matmul(input, std::min<std::int64_t>(rows, kMaxSmallRows),
-                              weight.storage.data(), DType::kBF16, outputs, inputs, nullptr, false,
-                              output, stream);
-        }
-      };
-      through_blas();
-      through_own();
-      check(cudaStreamSynchronize(stream), "products");
-      const GraphExec first = capture(stream, through_blas);
-      const GraphExec second = capture(stream, through_own);
-      const std::vector<double> seconds = medians({&first, &second}, stream);
-      const double all = static_cast<double>(bytes * copies);
-      std::printf("{\"product\": [%d, %d, %d], \"cublas_share_of_read\": %.3f, ",
-                  static_cast<int>(rows), static_cast<int>(outputs), static_cast<int>(inputs),
-                  all / seconds[0] / ceiling);
-      if (rows <= kMaxSmallRows) {
-        std::printf("\"own_share_of_read\": %.3f}\n", all / seconds[1] / ceiling);
-      } else {
-        std::printf("\"own_share_of_read\": null}\n");
-      }
-    }
-  }
-}
-
-void run() {
-  const double ceiling = read_ceiling();
-  std::printf("{\"device\": \"%s\", \"read_TB_s\": %.3f}\n",
-              CudaBackend({DeviceType::kCuda, 0}).description().c_str(), ceiling / 1e12);
-  whole_model(llama("Llama-3-8B", 8, 14336, 128256), 100, ceiling);
-  whole_model(llama("Llama-2-7B", 32, 11008, 32000), 26, ceiling);
-  small_products(ceiling);
+// The sections named, or all.
+void run(const std::vector<std::string>& wanted) {
+  const auto section = [&](const char* name) {
+    return wanted.empty() || std::ranges::find(wanted, name) != wanted.end();
+  };
+  const Ceilings ceilings{.read = read_ceiling(), .matmul = matmul_ceiling()};
+  std::printf("{\"device\": \"%s\", \"read_TB_s\": %.3f, \"matmul_TFLOP_s\": %.0f}\n",
+              CudaBackend({DeviceType::kCuda, 0}).description().c_str(), ceilings.read / 1e12,
+              ceilings.matmul / 1e12);
+  if (section("Llama-3-8B")) whole_model(llama("Llama-3-8B", 8, 14336, 128256), 100, ceilings);
+  if (section("Llama-2-7B")) whole_model(llama("Llama-2-7B", 32, 11008, 32000), 26, ceilings);
+  if (section("products")) products(ceilings.read);
 }
 
 }  // namespace
 }  // namespace moa_rt::cuda::bench
 
-int main() {
+int main(int count, char** arguments) {
   try {
-    moa_rt::cuda::bench::run();
+    moa_rt::cuda::bench::run({arguments + 1, arguments + count});
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

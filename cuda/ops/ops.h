@@ -18,9 +18,17 @@ void launch_embed(const void* table, DType dtype, const std::int32_t* tokens, st
 void launch_rms_norm(const float* x, const float* weight, float eps, std::int64_t rows,
                      std::int64_t width, float* out, cudaStream_t stream);
 
+// The same, rounded to `dtype`.
+void launch_rms_norm_rounded(const float* x, const float* weight, float eps, std::int64_t rows,
+                             std::int64_t width, DType dtype, void* out, cudaStream_t stream);
+
 // out (rows, width) = silu(gate) * up of gate_up (rows, 2 * width).
 void launch_silu_mul(const float* gate_up, std::int64_t rows, std::int64_t width, float* out,
                      cudaStream_t stream);
+
+// The same, rounded to `dtype`.
+void launch_silu_mul_rounded(const float* gate_up, std::int64_t rows, std::int64_t width,
+                             DType dtype, void* out, cudaStream_t stream);
 
 // out (rows, width) = rows `index` of x.
 void launch_gather_rows(const float* x, const std::int64_t* index, std::int64_t rows,
@@ -31,11 +39,27 @@ void launch_convert(const float* x, std::int64_t count, DType dtype, void* out,
                     cudaStream_t stream);
 
 // out (rows, outputs) = x (rows, inputs), rounded to `dtype`, @ weight (outputs, inputs)^T [+ bias]
-// [+ out], accumulated in float32. At most kMaxSmallRows rows, inputs a multiple of 8.
+// [+ out], accumulated in float32; where small_matmul_takes() the inputs.
 inline constexpr int kMaxSmallRows = 8;
-void launch_small_matmul(const float* x, std::int64_t rows, const void* weight, DType dtype,
-                         std::int64_t outputs, std::int64_t inputs, const float* bias,
-                         bool accumulate, float* out, cudaStream_t stream);
+struct SmallMatmul {
+  const float* x = nullptr;
+  std::int64_t rows = 0;
+  const void* weight = nullptr;
+  DType dtype = DType::kBF16;
+  std::int64_t outputs = 0;
+  std::int64_t inputs = 0;
+  float* out = nullptr;
+  const float* bias = nullptr;
+  bool accumulate = false;
+  // (inputs): x is normed first, bit for bit as launch_rms_norm does it.
+  const float* norm = nullptr;
+  float eps = 0.0f;
+  // weight is [gate | up], 2 * outputs rows; out = silu(gate) * up. Neither bias nor accumulation.
+  bool gated = false;
+};
+void launch_small_matmul(const SmallMatmul& product, cudaStream_t stream);
+// At most kMaxSmallRows rows, inputs a multiple of 8, and the current device has room for them.
+bool small_matmul_takes(std::int64_t rows, std::int64_t inputs);
 
 // Backend::rope_append. Segments (slices, Hkv); rows of slices with one row go to their cache.
 struct RopeKernelArgs {

@@ -16,7 +16,8 @@ namespace {
 
 constexpr std::int64_t kUploadBytes = std::int64_t{8} << 20;
 constexpr std::int64_t kLoadBlockBytes = std::int64_t{16} << 20;
-constexpr std::int64_t kSmallRows = 8;  // our own product is 1 to 20 % faster up to here
+
+const float* data_or_null(const Tensor* x) { return x == nullptr ? nullptr : x->data<float>(); }
 
 AttentionDims dims_of(const AttentionShape& shape) {
   return {.query_heads = static_cast<std::int32_t>(shape.num_query_heads),
@@ -172,23 +173,6 @@ void CudaBackend::rms_norm(const Tensor& x, const Tensor& weight, double eps, Te
                   x.dim(1), out.data<float>(), stream_.get());
 }
 
-void CudaBackend::matmul(const Tensor& x, const Matrix& weight, const Tensor* bias, bool accumulate,
-                         Tensor& out) {
-  if (x.dim(0) == 0) return;
-  const DeviceGuard guard(device().index);
-  const float* const bias_data = bias == nullptr ? nullptr : bias->data<float>();
-  if (x.dim(0) <= kSmallRows && weight.cols % 8 == 0) {
-    launch_small_matmul(x.data<float>(), x.dim(0), weight.storage.data(), weight.dtype, weight.rows,
-                        weight.cols, bias_data, accumulate, out.data<float>(), stream_.get());
-    return;
-  }
-  const WorkspaceLayout& layout = tables().layout();
-  void* const converted = workspace<void>(layout.converted);
-  launch_convert(x.data<float>(), x.elements(), weight.dtype, converted, stream_.get());
-  blas_.run(converted, x.dim(0), weight, bias_data, accumulate, out.data<float>(),
-            workspace<void>(layout.blas), stream_.get());
-}
-
 void CudaBackend::silu_mul(const Tensor& gate_up, Tensor& out) {
   const DeviceGuard guard(device().index);
   launch_silu_mul(gate_up.data<float>(), out.dim(0), out.dim(1), out.data<float>(), stream_.get());
@@ -196,14 +180,13 @@ void CudaBackend::silu_mul(const Tensor& gate_up, Tensor& out) {
 
 void CudaBackend::rope_append(const RopeArgs& args, Tensor& qkv) {
   const DeviceGuard guard(device().index);
-  const auto optional = [](const Tensor* x) { return x == nullptr ? nullptr : x->data<float>(); };
   RopeKernelArgs launch{.dims = dims_of(args.shape),
                         .dtype = limits_.dtype,
                         .rows = static_cast<std::int32_t>(qkv.dim(0)),
                         .cos = args.rope->cos.data<float>(),
                         .sin = args.rope->sin.data<float>(),
-                        .query_norm = optional(args.query_norm),
-                        .key_norm = optional(args.key_norm),
+                        .query_norm = data_or_null(args.query_norm),
+                        .key_norm = data_or_null(args.key_norm),
                         .norm_eps = static_cast<float>(args.norm_eps),
                         .qkv = qkv.data<float>()};
   if (loop_ != nullptr) {

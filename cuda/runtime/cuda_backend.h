@@ -52,6 +52,9 @@ class CudaBackend final : public Backend {
   void matmul(const Tensor& x, const Matrix& weight, const Tensor* bias, bool accumulate,
               Tensor& out) override;
   void silu_mul(const Tensor& gate_up, Tensor& out) override;
+  void norm_matmul(const Tensor& x, const NormArgs& norm, const Matrix& weight, const Tensor* bias,
+                   Tensor& normed, Tensor& out) override;
+  void mlp(const MlpArgs& args, Tensor& x) override;
   void rope_append(const RopeArgs& args, Tensor& qkv) override;
   void attention(const AttentionArgs& args, const Tensor& qkv, Tensor& out) override;
   void gather_rows(const Tensor& x, std::span<const std::int64_t> index, Tensor& out) override;
@@ -80,6 +83,9 @@ class CudaBackend final : public Backend {
     return reinterpret_cast<T*>(workspace_.data() + offset);
   }
   StepTables& tables();
+  void* round_norm(const Tensor& x, const NormArgs& norm, DType dtype);
+  void multiply_rounded(const void* x, std::int64_t rows, const Matrix& weight, const Tensor* bias,
+                        bool accumulate, Tensor& out);
   std::int64_t slots(const BackendLimits& limits) const;
   void decode(const AttentionArgs& args, const StepTables::Layer& layer, const Tensor& qkv,
               Tensor& out);

@@ -65,6 +65,88 @@ TEST_F(OpsTest, wrong_shapes_name_the_operation_and_both_shapes) {
                               {"gather_rows", "row", "got 2", "[0, 2)"});
 }
 
+TEST_F(OpsTest, fused_operations_name_what_does_not_fit) {
+  const Matrix gate_up = load_matrix(*backend_, random_floats(6 * 4, 1), 6, 4, DType::kF32);
+  const Matrix down = load_matrix(*backend_, random_floats(4 * 3, 2), 4, 3, DType::kF32);
+  const Matrix wide = load_matrix(*backend_, random_floats(4 * 2, 2), 4, 2, DType::kF32);
+  Tensor x = tensor(2, 4), normed = tensor(2, 4), rows = tensor(2, 6), gated = tensor(2, 3);
+  const Tensor norm = vector(4), short_norm = vector(3);
+  expect_error<ArgumentError>(
+      [&] { ops::norm_matmul(*backend_, x, {&short_norm, 1e-6}, gate_up, nullptr, normed, rows); },
+      {"norm_matmul", "norm.weight", "(3)", "(4)"});
+  expect_error<ArgumentError>(
+      [&] { ops::norm_matmul(*backend_, x, {nullptr, 1e-6}, gate_up, nullptr, normed, rows); },
+      {"norm_matmul", "norm.weight", "none"});
+  expect_error<ArgumentError>(
+      [&] { ops::norm_matmul(*backend_, x, {&norm, 1e-6}, gate_up, nullptr, rows, rows); },
+      {"norm_matmul", "normed", "(2, 6)", "(2, 4)"});
+  const Backend::MlpArgs good{.norm = {&norm, 1e-6},
+                              .gate_up = &gate_up,
+                              .down = &down,
+                              .normed = &normed,
+                              .gate_up_rows = &rows,
+                              .gated = &gated};
+  Backend::MlpArgs bad = good;
+  bad.down = &wide;
+  expect_error<ArgumentError>([&] { ops::mlp(*backend_, bad, x); },
+                              {"mlp", "gate_up.rows", "got 6", "want 4"});
+  bad = good;
+  bad.gate_up = nullptr;
+  expect_error<ArgumentError>([&] { ops::mlp(*backend_, bad, x); }, {"mlp", "gate_up", "empty"});
+  bad = good;
+  bad.gated = nullptr;
+  expect_error<ArgumentError>([&] { ops::mlp(*backend_, bad, x); }, {"mlp", "scratch", "none"});
+  bad = good;
+  bad.normed = &x;
+  expect_error<ArgumentError>([&] { ops::mlp(*backend_, bad, x); },
+                              {"mlp", "normed", "the memory of x"});
+}
+
+// By definition, in the layout of the weights: gate rows first.
+TEST_F(OpsTest, mlp_equals_its_definition) {
+  const std::int64_t width = 5, inner = 3;
+  backend_->reserve({.attention = {.num_query_heads = 1, .num_kv_heads = 1, .head_dim = 8},
+                     .max_rows = 2,
+                     .max_sequences = 1,
+                     .max_seq_len = 8,
+                     .max_matrix_cols = width});
+  const std::vector<float> g = random_floats(2 * inner * width, 3);
+  const std::vector<float> d = random_floats(width * inner, 4);
+  const std::vector<float> start = random_floats(2 * width, 5);
+  const std::vector<float> scale = random_floats(width, 6);
+  const Matrix gate_up = load_matrix(*backend_, g, 2 * inner, width, DType::kF32);
+  const Matrix down = load_matrix(*backend_, d, width, inner, DType::kF32);
+  Tensor x = tensor(2, width), normed = tensor(2, width), rows = tensor(2, 2 * inner),
+         gated = tensor(2, inner), norm = vector(width);
+  std::ranges::copy(start, x.data<float>());
+  std::ranges::copy(scale, norm.data<float>());
+  ops::mlp(*backend_,
+           {.norm = {&norm, 1e-6},
+            .gate_up = &gate_up,
+            .down = &down,
+            .normed = &normed,
+            .gate_up_rows = &rows,
+            .gated = &gated},
+           x);
+  for (std::size_t r = 0; r < 2; ++r) {
+    double squares = 0.0;
+    for (std::size_t k = 0; k < 5; ++k) squares += std::pow(start[r * 5 + k], 2);
+    std::vector<double> product(6, 0.0);
+    for (std::size_t n = 0; n < 6; ++n) {
+      for (std::size_t k = 0; k < 5; ++k) {
+        product[n] += start[r * 5 + k] / std::sqrt(squares / 5.0 + 1e-6) * scale[k] * g[n * 5 + k];
+      }
+    }
+    for (std::size_t k = 0; k < 5; ++k) {
+      double want = start[r * 5 + k];
+      for (std::size_t i = 0; i < 3; ++i) {
+        want += product[i] / (1.0 + std::exp(-product[i])) * product[i + 3] * d[k * 3 + i];
+      }
+      EXPECT_NEAR(x.data<float>()[r * 5 + k], want, 1e-5);
+    }
+  }
+}
+
 TEST_F(OpsTest, C7_epsilon_outside_its_range) {
   Tensor x = tensor(1, 4);
   const Tensor weight = vector(4);

@@ -164,6 +164,94 @@ TEST_P(CudaOpsTest, matmul_with_bias_and_output) {
   }
 }
 
+// Products of many tiles: blocks walk over several.
+TEST_P(CudaOpsTest, matmul_of_many_tiles) {
+  const auto backend = make_backend(64, 4104);
+  for (const Product p : {Product{1, 4104, 5000}, Product{2, 72, 6000}, Product{8, 1160, 5000},
+                          Product{40, 1160, 4136}}) {
+    const auto x = random_rounded(p.rows * p.cols, 21, dtype());
+    const auto w = random_rounded(p.outputs * p.cols, 22, dtype());
+    std::vector<double> want;
+    double scale = 0.0;
+    for (std::int64_t m = 0; m < p.rows; ++m) {
+      for (std::int64_t n = 0; n < p.outputs; ++n) {
+        double sum = 0.0, size = 0.0;
+        for (std::int64_t k = 0; k < p.cols; ++k) {
+          const double term = static_cast<double>(x[static_cast<std::size_t>(m * p.cols + k)]) *
+                              w[static_cast<std::size_t>(n * p.cols + k)];
+          sum += term;
+          size += std::fabs(term);
+        }
+        want.push_back(sum);
+        scale = std::max(scale, size);
+      }
+    }
+    const Matrix weight = matrix_on_device(*backend, w, p.outputs, p.cols, dtype());
+    const Tensor in = on_device(*backend, x, {p.rows, p.cols});
+    std::vector<float> first;
+    for (int run = 0; run < 3; ++run) {
+      Tensor out = poisoned_on_device(*backend, {p.rows, p.outputs});
+      ops::matmul(*backend, in, weight, nullptr, false, out);
+      const std::vector<float> got = to_host(*backend, out);
+      if (run == 0) first = got;
+      EXPECT_TRUE(same_bits(got, first)) << "run " << run;
+    }
+    expect_close(first, want, tolerance(dtype()).sum, scale,
+                 "M " + std::to_string(p.rows) + " K " + std::to_string(p.cols) + " N " +
+                     std::to_string(p.outputs));
+  }
+}
+
+// What is done in one kernel has the bits of its operations one after the other.
+TEST_P(CudaOpsTest, fused_operations_equal_their_parts) {
+  struct Sizes {
+    std::int64_t rows, width, inner;
+  };
+  for (const Sizes& s : {Sizes{1, 64, 40}, Sizes{1, 4096, 1000}, Sizes{3, 576, 1536},
+                         Sizes{8, 1032, 72}, Sizes{8, 14336, 64}, Sizes{5, 104, 32},
+                         Sizes{9, 576, 200}, Sizes{64, 128, 1000}, Sizes{100, 576, 96}}) {
+    const auto backend = make_backend(s.rows, std::max(s.width, s.inner));
+    const auto x = on_device(*backend, random_rounded(s.rows * s.width, 31, DType::kF32, 4.0f),
+                             {s.rows, s.width});
+    const auto norm = on_device(*backend, random_rounded(s.width, 32, DType::kF32), {s.width});
+    const auto bias =
+        on_device(*backend, random_rounded(2 * s.inner, 33, DType::kF32), {2 * s.inner});
+    const Matrix gate_up =
+        matrix_on_device(*backend, random_rounded(2 * s.inner * s.width, 34, dtype(), 0.1f),
+                         2 * s.inner, s.width, dtype());
+    const Matrix down = matrix_on_device(
+        *backend, random_rounded(s.inner * s.width, 35, dtype(), 0.1f), s.width, s.inner, dtype());
+    const auto poisoned = [&](std::int64_t cols) {
+      return poisoned_on_device(*backend, {s.rows, cols});
+    };
+    const std::string what = "M " + std::to_string(s.rows) + " K " + std::to_string(s.width) +
+                             " I " + std::to_string(s.inner);
+
+    Tensor normed = poisoned(s.width), product = poisoned(2 * s.inner), mlp = poisoned(s.inner);
+    ops::rms_norm(*backend, x, norm, 1e-5, normed);
+    ops::matmul(*backend, normed, gate_up, &bias, false, product);
+    Tensor scratch = poisoned(s.width), fused = poisoned(2 * s.inner);
+    ops::norm_matmul(*backend, x, {&norm, 1e-5}, gate_up, &bias, scratch, fused);
+    EXPECT_TRUE(same_bits(to_host(*backend, fused), to_host(*backend, product))) << what;
+
+    ops::matmul(*backend, normed, gate_up, nullptr, false, product);
+    ops::silu_mul(*backend, product, mlp);
+    Tensor want = on_device(*backend, to_host(*backend, x), {s.rows, s.width});
+    Tensor got = on_device(*backend, to_host(*backend, x), {s.rows, s.width});
+    ops::matmul(*backend, mlp, down, nullptr, true, want);
+    Tensor gate_up_rows = poisoned(2 * s.inner), gated = poisoned(s.inner);
+    ops::mlp(*backend,
+             {.norm = {&norm, 1e-5},
+              .gate_up = &gate_up,
+              .down = &down,
+              .normed = &scratch,
+              .gate_up_rows = &gate_up_rows,
+              .gated = &gated},
+             got);
+    EXPECT_TRUE(same_bits(to_host(*backend, got), to_host(*backend, want))) << what;
+  }
+}
+
 // Up to the number of rows that our own product takes.
 TEST_P(CudaOpsTest, a_row_is_bit_equal_in_small_batches) {
   const auto backend = make_backend(8, 1032);

@@ -35,8 +35,8 @@ void Decoder::attention_block(const LayerWeights& layer, std::int64_t index,
   Tensor attention = activations.attention.rows(0, rows);
   const auto optional = [](const Tensor& tensor) { return tensor.empty() ? nullptr : &tensor; };
 
-  ops::rms_norm(backend_, hidden, layer.input_norm, config_.rms_norm_eps, normed);
-  ops::matmul(backend_, normed, layer.qkv, optional(layer.qkv_bias), /*accumulate=*/false, qkv);
+  ops::norm_matmul(backend_, hidden, {&layer.input_norm, config_.rms_norm_eps}, layer.qkv,
+                   optional(layer.qkv_bias), normed, qkv);
   ops::rope_append(backend_,
                    {.shape = shape,
                     .layer = index,
@@ -59,10 +59,14 @@ void Decoder::mlp_block(const LayerWeights& layer, std::int64_t rows,
   Tensor gate_up = activations.gate_up.rows(0, rows);
   Tensor mlp = activations.mlp.rows(0, rows);
 
-  ops::rms_norm(backend_, hidden, layer.post_norm, config_.rms_norm_eps, normed);
-  ops::matmul(backend_, normed, layer.gate_up, nullptr, /*accumulate=*/false, gate_up);
-  ops::silu_mul(backend_, gate_up, mlp);
-  ops::matmul(backend_, mlp, layer.down, nullptr, /*accumulate=*/true, hidden);
+  ops::mlp(backend_,
+           {.norm = {&layer.post_norm, config_.rms_norm_eps},
+            .gate_up = &layer.gate_up,
+            .down = &layer.down,
+            .normed = &normed,
+            .gate_up_rows = &gate_up,
+            .gated = &mlp},
+           hidden);
 }
 
 Tensor Decoder::logits(std::span<const std::int64_t> index, Activations& activations) const {
@@ -70,8 +74,8 @@ Tensor Decoder::logits(std::span<const std::int64_t> index, Activations& activat
   Tensor head_rows = activations.head_rows.rows(0, rows);
   Tensor logits = activations.logits.rows(0, rows);
   ops::gather_rows(backend_, activations.hidden, index, head_rows);
-  ops::rms_norm(backend_, head_rows, weights_.final_norm, config_.rms_norm_eps, head_rows);
-  ops::matmul(backend_, head_rows, weights_.head(), nullptr, /*accumulate=*/false, logits);
+  ops::norm_matmul(backend_, head_rows, {&weights_.final_norm, config_.rms_norm_eps},
+                   weights_.head(), nullptr, head_rows, logits);
   return logits;
 }
 

@@ -116,6 +116,28 @@ class Backend {
   // out (M, I) = silu(gate) * up, gate_up (M, 2I) = [gate | up]. arXiv 2002.05202.
   virtual void silu_mul(const Tensor& gate_up, Tensor& out) = 0;
 
+  // Operations that follow each other, as one: a backend that keeps what lies between on its way
+  // need not write it. By default one after the other.
+  //
+  // out (M, N) = rms_norm(x) @ weight^T [+ bias]. `normed` (M, K) may be written, and may be x.
+  struct NormArgs {
+    const Tensor* weight = nullptr;  // (K)
+    double eps = 0.0;
+  };
+  virtual void norm_matmul(const Tensor& x, const NormArgs& norm, const Matrix& weight,
+                           const Tensor* bias, Tensor& normed, Tensor& out);
+  // x (M, K) += (silu(gate) * up) @ down^T with [gate | up] = rms_norm(x) @ gate_up^T. What lies
+  // between may be written: normed (M, K), gate_up_rows (M, 2I), gated (M, I).
+  struct MlpArgs {
+    NormArgs norm;
+    const Matrix* gate_up = nullptr;  // (2I, K)
+    const Matrix* down = nullptr;     // (K, I)
+    Tensor* normed = nullptr;
+    Tensor* gate_up_rows = nullptr;
+    Tensor* gated = nullptr;
+  };
+  virtual void mlp(const MlpArgs& args, Tensor& x);
+
   // qkv (M, (Hq + 2 Hkv) * D), in place: optional RMSNorm of each head of q and k, then RoPE of q
   // and k at absolute positions. Slices of one row then append k and v to their cache (decode:
   // append, then attend).

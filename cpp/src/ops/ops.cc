@@ -6,7 +6,21 @@
 #include "core/message.h"
 #include "moa_rt/error.h"
 
-namespace moa_rt::ops {
+namespace moa_rt {
+
+void Backend::norm_matmul(const Tensor& x, const NormArgs& norm, const Matrix& weight,
+                          const Tensor* bias, Tensor& normed, Tensor& out) {
+  rms_norm(x, *norm.weight, norm.eps, normed);
+  matmul(normed, weight, bias, /*accumulate=*/false, out);
+}
+
+void Backend::mlp(const MlpArgs& args, Tensor& x) {
+  norm_matmul(x, args.norm, *args.gate_up, nullptr, *args.normed, *args.gate_up_rows);
+  silu_mul(*args.gate_up_rows, *args.gated);
+  matmul(*args.gated, *args.down, nullptr, /*accumulate=*/true, x);
+}
+
+namespace ops {
 namespace {
 
 std::string shape_text(const Tensor& tensor) {
@@ -79,6 +93,15 @@ void check_slices(const Check& check, const AttentionShape& shape, std::int64_t 
   check.equal("rows of all slices", covered, rows);
 }
 
+void check_norm(const Check& check, const Tensor& x, const Backend::NormArgs& norm,
+                const Tensor& normed) {
+  check.matrix("x", x, -1, -1);
+  if (norm.weight == nullptr) check.fail("norm.weight", "none", "a tensor");
+  check.vector("norm.weight", *norm.weight, x.dim(1));
+  check.epsilon(norm.eps);
+  check.matrix("normed", normed, x.dim(0), x.dim(1));
+}
+
 std::int64_t qkv_width(const AttentionShape& shape) {
   return (shape.num_query_heads + 2 * shape.num_kv_heads) * shape.head_dim;
 }
@@ -120,6 +143,41 @@ void silu_mul(Backend& backend, const Tensor& gate_up, Tensor& out) {
   backend.silu_mul(gate_up, out);
 }
 
+void norm_matmul(Backend& backend, const Tensor& x, const Backend::NormArgs& norm,
+                 const Matrix& weight, const Tensor* bias, Tensor& normed, Tensor& out) {
+  const Check check("norm_matmul");
+  if (weight.empty()) check.fail("weight", "an empty matrix", "a loaded one");
+  check.matrix("x", x, -1, weight.cols);
+  check_norm(check, x, norm, normed);
+  check.matrix("out", out, x.dim(0), weight.rows);
+  if (bias != nullptr) check.vector("bias", *bias, weight.rows);
+  if (out.data<float>() == x.data<float>()) check.fail("out", "the memory of x", "its own");
+  backend.norm_matmul(x, norm, weight, bias, normed, out);
+}
+
+void mlp(Backend& backend, const Backend::MlpArgs& args, Tensor& x) {
+  const Check check("mlp");
+  for (const Matrix* matrix : {args.gate_up, args.down}) {
+    if (matrix == nullptr || matrix->empty()) {
+      check.fail(matrix == args.gate_up ? "gate_up" : "down", "an empty matrix", "a loaded one");
+    }
+  }
+  const std::int64_t width = args.down->cols;
+  check.equal("gate_up.rows", args.gate_up->rows, 2 * width);
+  check.equal("down.rows", args.down->rows, args.gate_up->cols);
+  check.matrix("x", x, -1, args.gate_up->cols);
+  if (args.normed == nullptr || args.gate_up_rows == nullptr || args.gated == nullptr) {
+    check.fail("scratch", "none", "normed, gate_up_rows and gated");
+  }
+  check_norm(check, x, args.norm, *args.normed);
+  check.matrix("gate_up_rows", *args.gate_up_rows, x.dim(0), 2 * width);
+  check.matrix("gated", *args.gated, x.dim(0), width);
+  if (args.normed->data<float>() == x.data<float>()) {
+    check.fail("normed", "the memory of x", "its own");
+  }
+  backend.mlp(args, x);
+}
+
 void rope_append(Backend& backend, const Backend::RopeArgs& args, Tensor& qkv) {
   const Check check("rope_append");
   check_shape(check, args.shape);
@@ -156,4 +214,5 @@ void gather_rows(Backend& backend, const Tensor& x, std::span<const std::int64_t
   backend.gather_rows(x, index, out);
 }
 
-}  // namespace moa_rt::ops
+}  // namespace ops
+}  // namespace moa_rt

@@ -25,6 +25,15 @@ void matmul(Backend& backend, const Tensor& x, const Matrix& weight, const Tenso
 // out (M, I) = silu(gate) * up of gate_up (M, 2I) = [gate | up]. arXiv 2002.05202.
 void silu_mul(Backend& backend, const Tensor& gate_up, Tensor& out);
 
+// out (M, N) = rms_norm(x) (M, K) @ weight (N, K)^T [+ bias (N)]. normed (M, K) is scratch and may
+// be x.
+void norm_matmul(Backend& backend, const Tensor& x, const Backend::NormArgs& norm,
+                 const Matrix& weight, const Tensor* bias, Tensor& normed, Tensor& out);
+
+// x (M, K) += (silu(gate) * up) @ down^T, [gate | up] = rms_norm(x) @ gate_up^T; scratch as in
+// Backend::MlpArgs.
+void mlp(Backend& backend, const Backend::MlpArgs& args, Tensor& x);
+
 // Optional norm of each head of q and k, then RoPE at absolute positions, in place in
 // qkv (M, (Hq + 2 Hkv) * D); slices of one row append k and v to their cache.
 void rope_append(Backend& backend, const Backend::RopeArgs& args, Tensor& qkv);
