@@ -18,7 +18,7 @@ from moa_tools.gates.knapsack import (
     probabilities,
 )
 from moa_tools.gates.options import GatesOptions
-from moa_tools.gates.schedule import density_at, sweep
+from moa_tools.gates.schedule import Schedule
 
 SPANS = (128, 192, 384, 1024, 2048)
 
@@ -103,34 +103,59 @@ def test_fill_takes_the_dearest_bands() -> None:
 
 @pytest.mark.parametrize("length", [256, 1000, 1024, 2048, 4096, 8192])
 def test_grid_runs_from_the_narrowest_plan_to_dense(length: int) -> None:
-    at = prices.grid(length, 64)
-    assert at.spans[0] == 128
+    at = prices.grid(length, 16)
+    assert at.spans[0] == 64
     assert at.spans[-1] == length
     assert list(at.spans) == sorted(set(at.spans))
     assert len(at.absolute) == len(at.relative) == len(at.spans) - 1
 
 
 def test_a_length_that_no_plan_can_narrow_is_refused() -> None:
-    with pytest.raises(ArgumentError, match="length: got 200, want at least 256"):
-        prices.grid(200, 64)
+    with pytest.raises(ArgumentError, match="length: got 120, want at least 128"):
+        prices.grid(120, 16)
 
 
 def test_prices_of_all_lengths_come_from_the_same_numbers() -> None:
-    parameters = prices.fresh(1, 1, torch.device("cpu"))
+    parameters = prices.fresh(1, 1)
     parameters[..., : len(prices.ABSOLUTE) + 1] = -torch.arange(len(prices.ABSOLUTE) + 1).float()
-    short, long = (prices.grid(n, 64) for n in (1024, 4096))
+    short, long = (prices.grid(n, 16) for n in (1024, 4096))
     found = [prices.prices_at(parameters, at)[0, 0].tolist() for at in (short, long)]
     for span in (192, 256, 512):
         a, b = short.spans.index(span) - 1, long.spans.index(span) - 1
         assert found[0][a] == found[1][b], "an absolute price does not know the length"
 
 
-def test_the_sweep_goes_down_and_rests_at_its_targets() -> None:
-    options = GatesOptions(steps=200)
-    densities = [sweep(i / 199, options) for i in range(200)]
-    assert densities[0] == options.densest
+@pytest.mark.parametrize("steps", [2, 7, 40, 200])
+def test_the_sweep_goes_down_and_rests_at_its_targets(steps: int) -> None:
+    options = GatesOptions(steps=steps)
+    schedule = Schedule(options)
+    densities = [schedule.sweep(i) for i in range(steps)]
+    assert densities[0] < options.densest
     assert densities[-1] == pytest.approx(options.sparsest)
     assert all(a >= b for a, b in itertools.pairwise(densities))
-    for target in options.targets:
-        assert sum(abs(d - target) < 1e-12 for d in densities) >= 20
-    assert density_at(199, options, prices.grid(1024, 64)) > 128 / 1024
+    settled = [densities[i] for i in range(steps) if schedule.settled(i)]
+    assert len(settled) == schedule.rests
+    if steps >= 40:
+        assert settled == pytest.approx(sorted(options.targets, reverse=True))
+        for target in options.targets:
+            assert sum(abs(d - target) < 1e-12 for d in densities) >= 0.1 * steps
+    assert schedule.density(steps - 1, prices.grid(512, 64)) > 96 / 512
+
+
+def test_the_gates_are_sharpest_when_they_have_settled() -> None:
+    schedule = Schedule(GatesOptions(steps=200))
+    widths = [schedule.temperature(i) for i in range(200)]
+    for step in range(200):
+        if schedule.settled(step):
+            assert widths[step] == pytest.approx(min(widths))
+            assert schedule.learning_rate(step) < 0.2 * schedule.learning_rate(10)
+    assert max(widths) == pytest.approx(16 * min(widths))
+    rises = [i for i in range(199) if widths[i + 1] > widths[i]]
+    assert rises, "between two targets the gates melt again"
+
+
+@pytest.mark.parametrize("targets", [(), (0.3,), (0.75, 0.5, 0.25)])
+def test_a_sweep_ends_where_it_is_to(targets: tuple[float, ...]) -> None:
+    schedule = Schedule(GatesOptions(steps=50, targets=targets))
+    assert schedule.sweep(49) == pytest.approx(0.125)
+    assert schedule.rests == len(targets)

@@ -15,9 +15,11 @@ from moa_tools.gates import memory, run
 from moa_tools.gates.options import GatesOptions
 from moa_tools.gates.run import gates
 from moa_tools.gates.training import Trainer
-from moa_tools.profile.cost_curves import CostCurves
+from moa_tools.profile.cost_curves import CostCurve, CostCurves
+from moa_tools.search.budgets import Budgets
+from moa_tools.search.planner import search
 
-OPTIONS = GatesOptions(steps=6, batch=2, sparsest=0.3, targets=(0.5,))
+OPTIONS = GatesOptions(steps=6, batch=2, sparsest=0.15, targets=(0.5,))
 LENGTHS = (512, 640)
 
 
@@ -80,12 +82,32 @@ def test_curves_never_rise_with_the_span(
     assert curves.method == "gates"
     assert [curve.length for curve in curves.curves] == list(LENGTHS)
     for curve in curves.curves:
-        assert curve.spans[0] == 128
+        assert curve.spans[0] == 64
         assert (np.diff(curve.costs, axis=-1) <= 0).all()
         assert (curve.costs[..., -1] == 0).all()
         assert np.ptp(curve.costs[..., 0]) > 0, "heads differ"
     assert len(made[1].losses) == OPTIONS.steps
     assert not list(made[0].parent.glob("*partial*"))
+
+
+def test_plans_reach_down_to_where_the_curves_begin(
+    made: tuple[Path, run.GatesReport], config: ModelConfig
+) -> None:
+    curves = CostCurves.load(made[0], config)
+    assert curves.rounding == 32
+    plan = search(curves, config, Budgets(dict.fromkeys(LENGTHS, 0.13))).plans[0]
+    assert (plan.sink_size, plan.rounding) == (OPTIONS.sink, 32)
+    spans = [head.span for row in plan.spans(LENGTHS[0]) for head in row]
+    assert spans == [64] * len(spans)
+
+
+@pytest.mark.parametrize(("sink", "first", "rounding"), [(64, 128, 64), (4, 68, 64), (4, 64, 32)])
+def test_curves_that_begin_elsewhere(
+    made: tuple[Path, run.GatesReport], sink: int, first: int, rounding: int
+) -> None:
+    spans = np.array([first, 256, 512])
+    curve = CostCurve("joint", 512, spans, np.broadcast_to([2.0, 1.0, 0.0], (2, 2, 3)))
+    assert replace(made[1].curves, sink_size=sink, curves=(curve,)).rounding == rounding
 
 
 def test_the_same_run_gives_the_same_bytes(

@@ -24,7 +24,7 @@ def gates(
             help="Density at which the sweep rests; may be repeated. Default: 0.5 0.25 0.125."
         ),
     ] = None,
-    sparsest: Annotated[float, typer.Option(help="Density at which the sweep ends.")] = 0.11,
+    sparsest: Annotated[float, typer.Option(help="Density at which the sweep ends.")] = 0.125,
     steps: Annotated[
         int | None, typer.Option(help="Steps of Adam. Default: 300, on a CPU 60.")
     ] = None,
@@ -34,12 +34,15 @@ def gates(
     ] = None,
     language_weight: Annotated[
         float, typer.Option(help="Weight of plain text against answers.")
-    ] = 2.0,
+    ] = 0.2,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     max_samples: Annotated[
         int | None, typer.Option(help="At most this many of each objective and length.")
     ] = None,
+    sink: Annotated[
+        int, typer.Option(help="Tokens at the start of the text that every head keeps.")
+    ] = 16,
     seed: Annotated[int, typer.Option(help="Of the order of the samples.")] = 0,
 ) -> None:
     """Learn which KV heads need which spans: all compete for a shrinking budget."""
@@ -57,6 +60,7 @@ def gates(
         sparsest=sparsest,
         language_weight=language_weight,
         max_samples=max_samples,
+        sink=sink,
         seed=seed,
         targets=DEFAULT_TARGETS if target is None else tuple(target),
     )

@@ -34,10 +34,12 @@ class _Tiles:
     stages: int
 
 
-# By whether a head is at most 64 wide: the fastest of those tried on an H100 (`README.md`).
-_FORWARD = {True: _Tiles(64, 64, 4, 3), False: _Tiles(64, 64, 4, 3)}
-_QUERIES = {True: _Tiles(64, 64, 4, 3), False: _Tiles(64, 32, 4, 2)}
-_KEYS = {True: _Tiles(64, 64, 4, 1), False: _Tiles(64, 64, 8, 1)}
+# By the bytes of a head's row, at most: the fastest of those tried on an H100 (`README.md`), and
+# for wide heads in float32 what there is room for.
+_SMALL = _Tiles(32, 32, 4, 1)
+_FORWARD = {128: _Tiles(64, 64, 4, 3), 256: _Tiles(64, 64, 4, 3), 512: _SMALL}
+_QUERIES = {128: _Tiles(64, 64, 4, 3), 256: _Tiles(64, 32, 4, 2), 512: _SMALL}
+_KEYS = {128: _Tiles(64, 64, 4, 1), 256: _Tiles(64, 64, 8, 1), 512: _SMALL}
 
 
 @lru_cache(maxsize=64)
@@ -69,6 +71,10 @@ def _launch(kernel: Any, tiles: _Tiles, blocks: int, heads: int, *args: Any, **s
     )
 
 
+def _row_bytes(q: Tensor) -> int:
+    return max(128, _power(q.shape[-1]) * q.element_size())
+
+
 def _blocks(length: int, size: int) -> int:
     return -(-length // size)
 
@@ -98,7 +104,7 @@ class _FusedMixture(torch.autograd.Function):
         out = torch.empty_like(q)
         top = torch.empty(batch * heads, length, dtype=torch.float32, device=q.device)
         sums = torch.empty(batch * heads, count, length, dtype=torch.float32, device=q.device)
-        tiles = _FORWARD[dim <= 64]
+        tiles = _FORWARD[_row_bytes(q)]
         edges, first, last, most = _tables(bands.spans, bands.sink, length, tiles, q.device)
         with torch.cuda.device(q.device):
             _launch(
@@ -126,7 +132,7 @@ class _FusedMixture(torch.autograd.Function):
         }
         weights, shares = torch.empty_like(sums), torch.empty_like(sums)
         grad_q = torch.empty_like(q)
-        tiles = _QUERIES[dim <= 64]
+        tiles = _QUERIES[_row_bytes(q)]
         blocks = _blocks(length, tiles.rows)
         parts = torch.empty(batch, kv_heads, heads // kv_heads * blocks, count, device=q.device)
         edges, first, last, most = _tables(bands.spans, bands.sink, length, tiles, q.device)
@@ -137,7 +143,7 @@ class _FusedMixture(torch.autograd.Function):
                 shares, length, heads // kv_heads, kv_heads, bands.sink, scale * _LOG2_E, scale,
                 padded=_power(count), bands=most, **common,
             )  # fmt: skip
-            tiles = _KEYS[dim <= 64]
+            tiles = _KEYS[_row_bytes(q)]
             edges, first, last, most = _tables(bands.spans, bands.sink, length, tiles, q.device)
             grad_k, grad_v = torch.empty_like(q), torch.empty_like(q)
             _launch(

@@ -11,6 +11,8 @@ _FLOAT = 4
 _STEP = 64
 # Buffers over query rows and keys that are alive at the worst moment of the mixture's backward.
 _SLABS = 6
+# Of a GPU's kernels: numbers of a row for every span, and gradients of keys for every query head.
+_ROW_TABLES, _MOST_SPANS, _KEY_GRADIENTS = 3, 16, 4
 
 
 def predict_memory(
@@ -23,10 +25,14 @@ def predict_memory(
     """
     parts = profile_memory(config, length * batch, _STEP, item, device)
     heads = config.num_attention_heads
-    rows = chunk_size(length, heads, batch, device)
-    slabs = _SLABS * _FLOAT * batch * heads * rows * (length + rows)
+    if device == "cpu":
+        rows = chunk_size(length, heads, batch, device)
+        buffers = _SLABS * _FLOAT * batch * heads * rows * (length + rows)
+    else:
+        row = _ROW_TABLES * _FLOAT * _MOST_SPANS + _KEY_GRADIENTS * item * config.head_dim
+        buffers = batch * heads * length * row
     return (
-        parts.weights + parts.layer_inputs + max(parts.logits, graphs * parts.layer_graph + slabs)
+        parts.weights + parts.layer_inputs + max(parts.logits, graphs * parts.layer_graph + buffers)
     )
 
 

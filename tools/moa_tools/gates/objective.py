@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Positions whose logits are in memory at a time.
 _ROWS = 64
+_ALIGNED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +36,12 @@ class Lesson:
 
 
 def token_batch(samples: Sequence[Sample], device: torch.device) -> Tensor:
-    """Prompts and answers (B, T), padded at the right, where no earlier token sees it."""
+    """Prompts and answers (B, T), padded at the right, where no earlier token sees it.
+
+    T is a multiple of 16: a GPU's kernels are compiled for such lengths once.
+    """
     rows = [[*sample.prompt_ids, *sample.answer_ids] for sample in samples]
-    width = max(map(len, rows))
+    width = -(-max(map(len, rows)) // _ALIGNED) * _ALIGNED
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
     return ids.to(device)
 

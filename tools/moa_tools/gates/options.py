@@ -30,7 +30,8 @@ class GatesOptions:
         batch: samples a step, a quarter of them plain text; None: 4 on a GPU, 2 on a CPU.
         learning_rate: of Adam, in units of price.
         densest, sparsest: the sweep begins and ends at these densities.
-        targets: densities on the way at which the sweep rests, so that the gates settle.
+        targets: densities on the way at which the sweep rests, so that the gates settle: the curves
+            are best there.
         language_weight: of the divergence on plain text against that on answers.
         max_samples: at most this many of each objective and length.
         answer_tokens: at most so many positions of a sample enter the loss.
@@ -45,12 +46,12 @@ class GatesOptions:
     batch: int | None = None
     learning_rate: float = 0.15
     densest: float = 0.8
-    sparsest: float = 0.11
+    sparsest: float = 0.125
     targets: tuple[float, ...] = DEFAULT_TARGETS
-    language_weight: float = 2.0
+    language_weight: float = 0.2
     max_samples: int | None = None
     answer_tokens: int = 256
-    sink: int = 64
+    sink: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:

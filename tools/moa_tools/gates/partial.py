@@ -82,6 +82,6 @@ def _put(trainer: Trainer, found: dict[str, Any]) -> None:
         state.worth[n].copy_(found[f"worth.{n}"])
     trainer.optimizer.state[state.parameters] = {
         "step": torch.tensor(float(state.step)),
-        "exp_avg": found["mean"].to(state.parameters.device),
-        "exp_avg_sq": found["square"].to(state.parameters.device),
+        "exp_avg": found["mean"],
+        "exp_avg_sq": found["square"],
     }

@@ -19,9 +19,9 @@ from moa_tools.gates.knapsack import band_sizes, non_increasing
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROUNDING = 64
+ROUNDING = 32
 # Spans and shares of N where the price may change: dense at the narrow end, where plans live.
-ABSOLUTE = (192, 256, 384, 512, 768, 1024, 2048, 4096)
+ABSOLUTE = (96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096)
 RELATIVE = (0.125, 0.25, 0.5)
 
 
@@ -56,10 +56,10 @@ def grid(length: int, sink: int) -> Grid:
     return Grid(length, spans, absolute, relative)
 
 
-def fresh(layers: int, kv_heads: int, device: torch.device) -> Tensor:
+def fresh(layers: int, kv_heads: int) -> Tensor:
     """Prices to begin with, all 0: (layers, KV heads, steps of both kinds)."""
     steps = len(ABSOLUTE) + 1 + len(RELATIVE) + 1
-    return torch.zeros(layers, kv_heads, steps, device=device)
+    return torch.zeros(layers, kv_heads, steps)
 
 
 def prices_at(parameters: Tensor, at: Grid) -> Tensor:

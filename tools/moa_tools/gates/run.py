@@ -62,9 +62,8 @@ def gates(
     """Trains the gates on the "profile" split and writes their curves to `out`.
 
     One curve a length, objective "joint": what keeping only a span loses is the sum, over the bands
-    it leaves out, of tokens / N times the share of the sweep in which the head kept the band
-    (see `training.py`). Interrupted, it goes on where it was saved last; on a CPU, to the same
-    bytes.
+    it leaves out, of tokens / N times the worth of the band to the head (see `training.py`).
+    Interrupted, it goes on where it was saved last; on a CPU, to the same bytes.
 
     Raises ArgumentError (options), MismatchError (a set of another model), ResourceError (naming
     the length that would fit) or NumericError (a loss that is not finite).

@@ -2,8 +2,9 @@
 
 At every step the prices decide what each head keeps with which probability, so that the mean span
 is exactly the step's budget; the loss is the divergence from the dense model; Adam moves the
-prices. What a head gives up late it needs most: the sum over the sweep of the probability that it
-keeps a band is the band's worth, for every budget at once.
+prices. A band is worth the share of the targets at which its head still keeps it when the gates
+have settled there, and as much again for the share of all steps that it was kept, which ranks the
+bands between two targets: one worth for every budget.
 """
 
 from __future__ import annotations
@@ -24,15 +25,17 @@ from moa_tools.gates.knapsack import keep_probabilities, probabilities
 from moa_tools.gates.mixture import Bands, mixture_attention
 from moa_tools.gates.objective import Lesson, divergence, token_batch
 from moa_tools.gates.options import GatesOptions
-from moa_tools.gates.schedule import density_at, temperature_at
+from moa_tools.gates.schedule import Schedule
 from moa_tools.hf.attention import hidden_states, layer_attention
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_WARM_UP = 10
 # The sigmoid's width where the worth is taken, as a share of the step's: nearly the rounded plan.
 _ROUNDED = 0.1
+# How much of the worth is earned on the way: with less of it the plans are the same, and so many
+# bands are worth the same that the integer program is slow.
+_ON_THE_WAY = 0.5
 # Elements of one float32 buffer over query rows and keys.
 _CPU_SLAB, _CUDA_SLAB = 1 << 23, 1 << 27
 
@@ -118,11 +121,12 @@ class Trainer:
         layers, kv_heads, self._heads = shape
         self.lengths = sorted(pools.lessons)
         self.grids = {n: prices.grid(n, options.sink) for n in self.lengths}
-        parameters = prices.fresh(layers, kv_heads, model.device).requires_grad_()
+        # A few hundred numbers: they stay on the CPU, where a knapsack takes no launches.
+        parameters = prices.fresh(layers, kv_heads).requires_grad_()
         worth = {
-            n: torch.zeros(layers, kv_heads, len(at.spans) - 1, device=model.device)
-            for n, at in self.grids.items()
+            n: torch.zeros(layers, kv_heads, len(at.spans) - 1) for n, at in self.grids.items()
         }
+        self.schedule = Schedule(options)
         self.state = State(parameters, worth)
         self.optimizer = torch.optim.Adam([parameters], options.learning_rate, betas=(0.9, 0.98))
 
@@ -130,7 +134,7 @@ class Trainer:
         """P(head keeps band) at a step's budget: (layers, KV heads, K - 1)."""
         at = self.grids[length]
         price = prices.prices_at(self.state.parameters, at)
-        density = density_at(step, self._options, at)
+        density = self.schedule.density(step, at)
         return keep_probabilities(price, at.spans, density, temperature)[0]
 
     @contextmanager
@@ -142,6 +146,7 @@ class Trainer:
         at, options = self.grids[length], self._options
         rows = chunk_size(length, self._heads, options.batch_size, options.device)
         bands = Bands(at.spans, options.sink, rows)
+        chance = chance.to(self._model.device)
 
         def attention(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
             return mixture_attention(q, k, v, chance[layer], bands, scale=scale)
@@ -166,10 +171,8 @@ class Trainer:
         state, options = self.state, self._options
         length = self.lengths[state.step % len(self.lengths)]
         lessons = self._pools.draw(state.step, length, options)
-        temperature = temperature_at(state.step, options)
-        kept = self.keep(length, state.step, temperature)
-        warm = min(1.0, (state.step + 1) / _WARM_UP)
-        self.optimizer.param_groups[0]["lr"] = warm * options.learning_rate
+        kept = self.keep(length, state.step, self.schedule.temperature(state.step))
+        self.optimizer.param_groups[0]["lr"] = self.schedule.learning_rate(state.step)
         self.optimizer.zero_grad()
         with self.gated(length, probabilities(kept)):
             retrieval, language = self.loss(lessons)
@@ -182,11 +185,18 @@ class Trainer:
                 )
             loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        with torch.no_grad():
-            for n in self.lengths:
-                state.worth[n] += (
-                    self.keep(n, state.step, _ROUNDED * temperature) / options.step_count
-                )
-        at = density_at(state.step, options, self.grids[length])
+        self._earn()
+        at = self.schedule.density(state.step, self.grids[length])
         state.losses.append((at, retrieval.item(), language.item()))
         state.step += 1
+
+    @torch.no_grad()
+    def _earn(self) -> None:
+        """Adds to the worth what the nearly rounded plans of this step keep."""
+        step, schedule = self.state.step, self.schedule
+        share = _ON_THE_WAY / self._options.step_count
+        if schedule.settled(step):
+            share += (1 - _ON_THE_WAY) / schedule.rests
+        for n in self.lengths:
+            kept = self.keep(n, step, _ROUNDED * schedule.temperature(step))
+            self.state.worth[n] += share * kept

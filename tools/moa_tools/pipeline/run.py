@@ -131,7 +131,11 @@ class _Runner:
         found = load_curves([curve_step.files(self._curve_file)[0]], self._config)
         lengths = sorted({c.length for c in found.curves} | {options.validate_length or 0})
         limits = Budgets(dict.fromkeys(lengths, budget))
-        settings = SearchOptions(solver=options.solver, max_length=options.longest)
+        # Gates have one worth for all lengths: between lengths there is nothing to trade.
+        points = 2 if options.method == "gates" else None
+        settings = SearchOptions(
+            solver=options.solver, max_length=options.longest, grid_points=points
+        )
 
         def work() -> None:
             search_to_directory(found, self._config, limits, settings, place, overwrite=True)

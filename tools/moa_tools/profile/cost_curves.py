@@ -18,11 +18,14 @@ from moa_rt import (
     MismatchError,
     ModelConfig,
     NumericError,
+    SpanRule,
+    resolve_span,
 )
 from numpy.typing import NDArray
 
 # A plan's span is never below sink + 64, so a curve that starts there covers every plan.
 LEAST_WINDOW = 64
+_ROUNDINGS = (64, 32, 16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,6 +169,21 @@ class CostCurves:
         """(layers, KV heads)."""
         layers, heads, _ = self.curves[0].costs.shape
         return layers, heads
+
+    @property
+    def rounding(self) -> int:
+        """What the spans of plans made from these curves are multiples of.
+
+        64, or what makes the narrowest span of a plan the one where the curves begin.
+        """
+        narrowest = max(int(curve.spans[0]) for curve in self.curves)
+        for rounding in _ROUNDINGS:
+            if (
+                resolve_span(SpanRule(0, 0.0), self.sink_size, rounding, MAX_TOKENS).span
+                == narrowest
+            ):
+                return rounding
+        return _ROUNDINGS[0]
 
     def check_model(self, config: ModelConfig) -> None:
         """Raises MismatchError unless the curves were measured on this model (E17)."""

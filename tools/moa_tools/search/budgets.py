@@ -90,7 +90,7 @@ class Budgets:
         parts += [f"{n}={value!r}ms" for n, value in sorted(self.step_ms.items())]
         return ",".join(parts)
 
-    def kept_limits(self, heads: int, sink_size: int) -> dict[int, int]:
+    def kept_limits(self, heads: int, sink_size: int, rounding: int = ROUNDING) -> dict[int, int]:
         """Most tokens kept, summed over `heads` KV heads, at every length: exact, rounded down.
 
         A KV head's token costs the same bytes in every layer, so tokens stand for bytes. Raises
@@ -101,7 +101,7 @@ class Budgets:
             bounds = []
             if n in self.density:
                 share = Fraction(repr(float(self.density[n])))
-                bounds.append(math.floor(share * dense_tokens(n, sink_size) * heads))
+                bounds.append(math.floor(share * dense_tokens(n, sink_size, rounding) * heads))
             if n in self.step_ms and self.table is not None:
                 bounds.append(self._ms_limit(n, self.table))
             limits[n] = min(bounds)
@@ -117,13 +117,18 @@ class Budgets:
         return math.floor(left / Fraction(table.per_kept_token_per_head))
 
 
-def dense_tokens(n: int, sink_size: int) -> int:
+def dense_tokens(n: int, sink_size: int, rounding: int = ROUNDING) -> int:
     """Tokens that a dense head keeps at N = `n` (rounded up as every span is)."""
-    return resolve_span(SpanRule(0, 1.0), sink_size, ROUNDING, n).span
+    return resolve_span(SpanRule(0, 1.0), sink_size, rounding, n).span
 
 
 def check_feasible(
-    budgets: Budgets, limits: Mapping[int, int], candidates: Candidates, sink_size: int, heads: int
+    budgets: Budgets,
+    limits: Mapping[int, int],
+    candidates: Candidates,
+    sink_size: int,
+    heads: int,
+    rounding: int = ROUNDING,
 ) -> None:
     """Raises ArgumentError naming each length that no choice of rules can meet, and its least.
 
@@ -134,7 +139,7 @@ def check_feasible(
         least = int(np.min(candidates.column(n))) * heads
         if least <= limit:
             continue
-        need = _rounded_up(Fraction(least, dense_tokens(n, sink_size) * heads))
+        need = _rounded_up(Fraction(least, dense_tokens(n, sink_size, rounding) * heads))
         wanted = [f"density {budgets.density[n]:g}"] if n in budgets.density else []
         wanted += [f"{budgets.step_ms[n]:g} ms"] if n in budgets.step_ms else []
         enough = f"{need:g}"

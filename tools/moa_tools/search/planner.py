@@ -14,7 +14,7 @@ from moa_tools.search.budgets import Budgets, check_feasible
 from moa_tools.search.client import Solver
 from moa_tools.search.extend import extend
 from moa_tools.search.problem import Problem
-from moa_tools.search.rules import ROUNDING, Candidates, Grid, candidates
+from moa_tools.search.rules import Candidates, Grid, candidates
 
 SOLVERS = ("cbc", "highs")
 # Relative gaps of a solve: the smaller one where it costs no more.
@@ -115,10 +115,11 @@ def search(
     curves.check_model(config)
     low, high = _length_range(curves, budgets, options)
     lengths = sorted({*(c.length for c in curves.curves), *budgets.lengths})
-    rules = candidates(lengths, low, high, curves.sink_size, options.grid)
+    sink, rounding = curves.sink_size, curves.rounding
+    rules = candidates(lengths, low, high, sink, options.grid, rounding)
     heads = curves.shape[0] * curves.shape[1]
-    limits = budgets.kept_limits(heads, curves.sink_size)
-    check_feasible(budgets, limits, rules, curves.sink_size, heads)
+    limits = budgets.kept_limits(heads, sink, rounding)
+    check_feasible(budgets, limits, rules, sink, heads, rounding)
     problem, scale = make_problem(curves, rules, limits, options.rules_per_layer)
     names = tuple(f"{c.objective}@{c.length}" for c in curves.curves)
     gap = options.gap
@@ -211,7 +212,7 @@ def _plan(
     plan = AttentionPlan.from_rules(
         table,
         sink_size=curves.sink_size,
-        rounding=ROUNDING,
+        rounding=curves.rounding,
         min_length=lengths[0],
         max_length=lengths[1],
     )

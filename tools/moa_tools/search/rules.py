@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from moa_rt import ArgumentError, SpanRule, resolve_span
+from moa_rt import MAX_TOKENS, ArgumentError, SpanRule, resolve_span
 from numpy.typing import NDArray
 
 ROUNDING = 64
@@ -15,7 +15,25 @@ Grid = Literal["fine", "elastic", "relative", "absolute"]
 GRIDS: tuple[Grid, ...] = ("fine", "elastic", "relative", "absolute")
 
 # Tokens kept whatever N is; closer together where a token more matters most.
-_ABSOLUTE = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384)
+_ABSOLUTE = (
+    64,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+    768,
+    1024,
+    1536,
+    2048,
+    3072,
+    4096,
+    6144,
+    8192,
+    12288,
+    16384,
+)
 # Shares of N, in 32nds.
 _SHARES = (0, 1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32)
 _EIGHTHS = tuple(range(0, 33, 4))
@@ -50,7 +68,7 @@ def _share(thirty_seconds: int) -> float:
 def _elastic(lengths: Sequence[int], parts: int = 2) -> list[SpanRule]:
     """Alphas in steps of the least length / `parts` times betas in eighths (the paper: 2 parts)."""
     low, high = lengths[0], lengths[-1]
-    step = max(ROUNDING, low // parts // ROUNDING * ROUNDING)
+    step = max(64, low // parts // 64 * 64)
     alphas = range(-(low // step) * step, high + 1, step)
     return [SpanRule(alpha, _share(s)) for s in _EIGHTHS for alpha in alphas]
 
@@ -78,7 +96,12 @@ def grid_rules(grid: Grid, lengths: Sequence[int]) -> list[SpanRule]:
 
 
 def candidates(
-    lengths: Sequence[int], min_length: int, max_length: int, sink_size: int, grid: Grid = "fine"
+    lengths: Sequence[int],
+    min_length: int,
+    max_length: int,
+    sink_size: int,
+    grid: Grid = "fine",
+    rounding: int = ROUNDING,
 ) -> Candidates:
     """The rules of a grid that are positive on [min_length, max_length], each span row once.
 
@@ -87,11 +110,14 @@ def candidates(
     """
     ordered = tuple(sorted(set(lengths)))
     kept: dict[tuple[int, ...], SpanRule] = {}
+    narrowest = resolve_span(SpanRule(0, 0.0), sink_size, rounding, MAX_TOKENS).span
     for rule in grid_rules(grid, ordered):
         ends = (min_length, max_length)
+        if (rule.beta == 0 and rule.alpha < narrowest) or 0 < (rule.max_span or 0) < narrowest:
+            continue  # it says less than any head keeps
         if any(rule.alpha + rule.beta * n < 1 for n in ends):
             continue  # a plan with such a rule is refused (E6)
-        spans = tuple(resolve_span(rule, sink_size, ROUNDING, n).span for n in ordered)
+        spans = tuple(resolve_span(rule, sink_size, rounding, n).span for n in ordered)
         kept.setdefault(spans, rule)
     if not kept:
         raise ArgumentError(
