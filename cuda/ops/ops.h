@@ -7,6 +7,7 @@
 
 #include "cuda/attention/attention.h"
 #include "moa_rt/types.h"
+#include "ops/backend.h"
 
 namespace moa_rt::cuda {
 
@@ -33,6 +34,11 @@ void launch_silu_mul_rounded(const float* gate_up, std::int64_t rows, std::int64
 // out (rows, width) = rows `index` of x.
 void launch_gather_rows(const float* x, const std::int64_t* index, std::int64_t rows,
                         std::int64_t width, float* out, cudaStream_t stream);
+
+// out[r] = log(softmax(logits[r])[tokens[r]]) of logits (rows, vocab), or what is wrong with the
+// row; tokens and out on the device.
+void launch_token_logprobs(const float* logits, const std::int32_t* tokens, std::int64_t rows,
+                           std::int64_t vocab, RowLogprob* out, cudaStream_t stream);
 
 // out = x in `dtype`, 16-byte aligned both.
 void launch_convert(const float* x, std::int64_t count, DType dtype, void* out,

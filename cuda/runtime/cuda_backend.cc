@@ -297,6 +297,21 @@ void CudaBackend::gather_rows(const Tensor& x, std::span<const std::int64_t> ind
   launch_gather_rows(x.data<float>(), rows, out.dim(0), x.dim(1), out.data<float>(), stream_.get());
 }
 
+void CudaBackend::token_logprobs(const Tensor& logits, std::span<const std::int32_t> tokens,
+                                 std::span<RowLogprob> out) {
+  if (out.empty()) return;
+  const DeviceGuard guard(device().index);
+  auto* const ids = workspace<std::int32_t>(tables().layout().targets);
+  auto* const results = workspace<RowLogprob>(tables().layout().logprobs);
+  uploader_.upload(ids, tokens.data(), static_cast<std::int64_t>(tokens.size_bytes()));
+  launch_token_logprobs(logits.data<float>(), ids, logits.dim(0), logits.dim(1), results,
+                        stream_.get());
+  check(
+      cudaMemcpyAsync(out.data(), results, out.size_bytes(), cudaMemcpyDeviceToHost, stream_.get()),
+      "token_logprobs");
+  check(cudaStreamSynchronize(stream_.get()), "token_logprobs");
+}
+
 std::unique_ptr<DecodeLoop> CudaBackend::decode_loop(const DecodeModel& model) {
   if (!layout_ || !layout_->has_loop) return nullptr;
   return std::make_unique<CudaDecodeLoop>(*this, limits_, *layout_, slots(limits_), model);

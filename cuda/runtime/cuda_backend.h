@@ -59,6 +59,9 @@ class CudaBackend final : public Backend {
   void attention(const AttentionArgs& args, const Tensor& qkv, Tensor& out) override;
   void gather_rows(const Tensor& x, std::span<const std::int64_t> index, Tensor& out) override;
 
+  void token_logprobs(const Tensor& logits, std::span<const std::int32_t> tokens,
+                      std::span<RowLogprob> out) override;
+
   std::unique_ptr<DecodeLoop> decode_loop(const DecodeModel& model) override;
 
   cudaStream_t stream() const { return stream_.get(); }

@@ -52,6 +52,8 @@ WorkspaceLayout::WorkspaceLayout(const BackendLimits& limits, std::int64_t slots
   place(positions, rows * 4);
   place(row_slices, rows * 4);
   place(row_index, rows * 8);
+  place(targets, rows * 4);
+  place(logprobs, rows * static_cast<std::int64_t>(sizeof(RowLogprob)));
   place(converted, rows * limits.max_matrix_cols * element);
   place(chunk_queries, shape.num_query_heads * rows * shape.head_dim * element);
   place(chunk_keys, shape.num_kv_heads * rows * shape.head_dim * element);

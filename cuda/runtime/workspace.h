@@ -27,6 +27,8 @@ struct WorkspaceLayout {
   std::int64_t positions = 0;       // int32 (rows)
   std::int64_t row_slices = 0;      // int32 (rows)
   std::int64_t row_index = 0;       // int64 (rows)
+  std::int64_t targets = 0;         // int32 (rows): whose logarithms are wanted
+  std::int64_t logprobs = 0;        // RowLogprob (rows)
   std::int64_t converted = 0;       // dtype (rows, max_matrix_cols)
   std::int64_t chunk_queries = 0;   // dtype (rows, Hq, D)
   std::int64_t chunk_keys = 0;      // dtype (Hkv, rows, D)

@@ -80,6 +80,24 @@ TEST_F(CudaEngineTest, logits_equal_the_cpu_engine) {
   EXPECT_LT(distance(fp16, exact), 0.25 * distance(on_cpu, exact));
 }
 
+// A text longer than a chunk and than the rows whose logits are computed at once.
+TEST_F(CudaEngineTest, score_is_the_log_softmax_of_its_own_logits) {
+  EngineOptions chunked = options("cuda", "bfloat16");
+  chunked.prefill_chunk = 100;
+  Engine engine(dir_->path(), chunked);
+  const Tokens tokens = random_tokens(257, 9);
+  const std::vector<float> logits = engine.logits(tokens);
+  const std::vector<float> scores = engine.score(tokens);
+  ASSERT_EQ(scores.size(), tokens.size() - 1);
+  const std::size_t vocab = logits.size() / tokens.size();
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    double sum = 0.0;
+    for (std::size_t v = 0; v < vocab; ++v) sum += std::exp(double{logits[i * vocab + v]});
+    const double want = logits[i * vocab + static_cast<std::size_t>(tokens[i + 1])] - std::log(sum);
+    EXPECT_NEAR(scores[i], want, 1e-5) << i;
+  }
+}
+
 TEST_F(CudaEngineTest, any_prefill_chunking_gives_close_logits) {
   const Tokens tokens = random_tokens(300, 2);
   const std::vector<float> exact = open("cpu", "float32").logits(tokens);

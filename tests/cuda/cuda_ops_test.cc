@@ -113,6 +113,72 @@ TEST_P(CudaOpsTest, gather_rows_copies) {
   EXPECT_TRUE(same_bits(to_host(*backend, out), want));
 }
 
+TEST_P(CudaOpsTest, token_logprobs_equal_the_definition_and_the_cpu) {
+  const auto backend = make_backend(40, 16);
+  const auto cpu = make_cpu_backend(1, "portable");
+  for (const std::int64_t vocab : {1, 31, 1024, 1025, 8192, 8193, 49152, 151936}) {
+    for (const float scale : {0.01f, 3.0f, 30.0f}) {
+      const std::int64_t rows = 5;
+      auto logits = random_rounded(rows * vocab, 21, DType::kF32, scale);
+      if (vocab > 1) logits[0] = -std::numeric_limits<float>::infinity();
+      std::vector<std::int32_t> tokens;
+      std::vector<double> want;
+      double size = 1.0;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        tokens.push_back(static_cast<std::int32_t>((vocab - 1) * (4 - r) / 4));
+        const float* row = logits.data() + r * vocab;
+        double sum = 0.0;
+        for (std::int64_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(row[i]));
+        want.push_back(row[tokens.back()] - std::log(sum));
+        size = std::max(size, std::fabs(want.back()));
+      }
+      const Tensor on_gpu = on_device(*backend, logits, {rows, vocab});
+      std::vector<RowLogprob> got(static_cast<std::size_t>(rows)), alone(1);
+      std::vector<RowLogprob> host(got.size());
+      ops::token_logprobs(*backend, on_gpu, tokens, got);
+      ops::token_logprobs(*cpu, Tensor(logits.data(), DType::kF32, {rows, vocab}), tokens, host);
+      std::vector<float> values;
+      for (std::size_t r = 0; r < got.size(); ++r) {
+        EXPECT_EQ(got[r].fault, LogitFault::kNone);
+        values.push_back(got[r].logprob);
+        EXPECT_NEAR(got[r].logprob, host[r].logprob, tolerance(dtype()).sum * size);
+        ops::token_logprobs(*backend, on_gpu.rows(static_cast<std::int64_t>(r), 1),
+                            std::span(tokens).subspan(r, 1), alone);
+        EXPECT_EQ(alone[0].logprob, got[r].logprob);  // bit-equal in every batch
+      }
+      expect_close(values, want, tolerance(dtype()).sum, size, "vocab " + std::to_string(vocab));
+    }
+  }
+}
+
+TEST_P(CudaOpsTest, L1_L2_token_logprobs_names_the_first_fault) {
+  const auto backend = make_backend(40, 16);
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  const std::int64_t vocab = 20000;
+  const auto at = [&](std::int64_t row, std::int64_t token) {
+    return static_cast<std::size_t>(row * vocab + token);
+  };
+  auto logits = random_rounded(5 * vocab, 22, DType::kF32);
+  logits[at(0, 19999)] = kNan;
+  logits[at(1, 7)] = kInf;
+  logits[at(2, 4097)] = kInf;
+  logits[at(2, 9000)] = kNan;
+  std::fill_n(logits.begin() + 3 * vocab, vocab, -kInf);
+  logits[at(4, 3)] = -kInf;
+  std::vector<RowLogprob> got(5);
+  ops::token_logprobs(*backend, on_device(*backend, logits, {5, vocab}),
+                      std::vector<std::int32_t>{0, 1, 2, 3, 3}, got);
+  const LogitFault faults[] = {LogitFault::kNotANumber, LogitFault::kInfinite,
+                               LogitFault::kInfinite, LogitFault::kNothingLeft, LogitFault::kNone};
+  const std::int32_t places[] = {19999, 7, 4097, 0, 0};
+  for (std::size_t r = 0; r < 5; ++r) {
+    EXPECT_EQ(got[r].fault, faults[r]) << r;
+    EXPECT_EQ(got[r].faulty, places[r]) << r;
+  }
+  EXPECT_EQ(got[4].logprob, -kInf);
+}
+
 struct Product {
   std::int64_t rows, cols, outputs;
 };

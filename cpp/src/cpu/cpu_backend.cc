@@ -17,6 +17,7 @@
 #include "cpu/workspace.h"
 #include "moa_rt/error.h"
 #include "ops/backend.h"
+#include "ops/logit_fault.h"
 
 namespace moa_rt {
 namespace {
@@ -112,14 +113,38 @@ class CpuBackend final : public Backend {
     }
   }
 
+  void token_logprobs(const Tensor& logits, std::span<const std::int32_t> tokens,
+                      std::span<RowLogprob> out) override {
+    const std::int64_t cols = logits.dim(1);
+    for_rows(logits, [&](std::int64_t row) {
+      const auto index = static_cast<std::size_t>(row);
+      const std::span values(logits.data<float>() + row * cols, static_cast<std::size_t>(cols));
+      out[index] = row_logprob(values, tokens[index]);
+    });
+  }
+
  private:
+  RowLogprob row_logprob(std::span<const float> logits, std::int32_t token) const {
+    const auto count = static_cast<std::int64_t>(logits.size());
+    RowLogprob result;
+    const float top = kernels_.row_max(logits.data(), count);
+    const double sum = std::isfinite(top) ? kernels_.sum_exp(logits.data(), count, top) : 0.0;
+    if (sum > 0.0) {
+      const double total = static_cast<double>(top) + std::log(sum);
+      result.logprob =
+          static_cast<float>(static_cast<double>(logits[static_cast<std::size_t>(token)]) - total);
+    } else {  // also where a NaN made the sum one
+      result.fault = find_logit_fault(logits, result.faulty);
+    }
+    return result;
+  }
   CpuContext context() { return {kernels_, pool_, workspace_}; }
 
-  // body(row) for every row of out, on all threads where there is enough to do.
+  // body(row) for every row of a tensor, on all threads where there is enough to do.
   template <typename Body>
-  void for_rows(const Tensor& out, const Body& body) {
-    const std::int64_t rows = out.dim(0);
-    if (out.elements() < kParallelElements) {
+  void for_rows(const Tensor& x, const Body& body) {
+    const std::int64_t rows = x.dim(0);
+    if (x.elements() < kParallelElements) {
       for (std::int64_t row = 0; row < rows; ++row) body(row);
       return;
     }

@@ -92,6 +92,10 @@ struct CpuKernels {
   void (*rms_norm)(const float* x, const float* weight, std::int64_t count, float eps,
                    float* out) = nullptr;
   void (*silu_mul)(const float* gate, const float* up, std::int64_t count, float* out) = nullptr;
+  // The largest, NaN left out (-inf if there is nothing else), and the sum of e^(x - shift), NaN if
+  // there is one.
+  float (*row_max)(const float* x, std::int64_t count) = nullptr;
+  double (*sum_exp)(const float* x, std::int64_t count, float shift) = nullptr;
   void (*rope)(float* x, const float* cos, const float* sin, std::int64_t half) = nullptr;
   void (*narrow_bf16)(const float* x, std::int64_t count, std::uint16_t* out) = nullptr;
 

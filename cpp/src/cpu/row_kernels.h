@@ -82,6 +82,38 @@ void silu_mul(const float* gate, const float* up, std::int64_t count, float* out
   });
 }
 
+// The first n elements; -infinity in the other lanes, which no maximum and no sum of exponentials
+// sees.
+inline Simd::F load_or_nothing(const float* p, int n) {
+  if (n == Simd::kWidth) return Simd::load(p);
+  float lanes[Simd::kWidth];
+  for (int i = 0; i < Simd::kWidth; ++i) lanes[i] = i < n ? p[i] : -__builtin_inff();
+  return Simd::load(lanes);
+}
+
+float row_max(const float* x, std::int64_t count) {
+  Simd::F top = Simd::set1(-__builtin_inff());
+  for_vectors(count, [&](std::int64_t offset, int n) {
+    top = Simd::max(load_or_nothing(x + offset, n), top);  // a NaN leaves top as it is
+  });
+  return Simd::max_of(top);
+}
+
+double sum_exp(const float* x, std::int64_t count, float shift) {
+  // Blocks in float32, their sums in double: a vocabulary's tail is not lost to rounding.
+  constexpr std::int64_t kBlock = 64 * Simd::kWidth;
+  const Simd::F shifts = Simd::set1(shift);
+  double total = 0.0;
+  for (std::int64_t begin = 0; begin < count; begin += kBlock) {
+    Simd::F sum = Simd::zero();
+    for_vectors(count - begin < kBlock ? count - begin : kBlock, [&](std::int64_t offset, int n) {
+      sum = Simd::add(sum, exp(Simd::sub(load_or_nothing(x + begin + offset, n), shifts)));
+    });
+    total += static_cast<double>(Simd::sum(sum));
+  }
+  return total;
+}
+
 // Rotates the pairs (x[i], x[i + half]).
 void rope(float* x, const float* cos, const float* sin, std::int64_t half) {
   for_vectors(half, [&](std::int64_t offset, int n) {

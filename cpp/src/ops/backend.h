@@ -51,6 +51,13 @@ struct SequenceSlice {
   std::int64_t position = 0;
 };
 
+// What a row of logits says of one token.
+struct RowLogprob {
+  float logprob = 0.0f;  // natural log; means nothing beside a fault
+  LogitFault fault = LogitFault::kNone;
+  std::int32_t faulty = 0;  // the first token at fault, if there is one
+};
+
 struct AttentionShape {
   std::int64_t num_query_heads = 0;
   std::int64_t num_kv_heads = 0;
@@ -165,6 +172,12 @@ class Backend {
 
   // out (R, H) = rows `index` of x (M, H).
   virtual void gather_rows(const Tensor& x, std::span<const std::int64_t> index, Tensor& out) = 0;
+
+  // out[r] = log(softmax(logits[r])[tokens[r]]), logits (R, V): R numbers reach the host instead of
+  // R * V. Exponentials and their sums in float32 parts, the last step in double. Bit-equal per row
+  // for every R.
+  virtual void token_logprobs(const Tensor& logits, std::span<const std::int32_t> tokens,
+                              std::span<RowLogprob> out) = 0;
 
   // Decode that stays on the device, after reserve(); nullptr where there is none. The backend and
   // what the model refers to must outlive it.

@@ -214,5 +214,15 @@ void gather_rows(Backend& backend, const Tensor& x, std::span<const std::int64_t
   backend.gather_rows(x, index, out);
 }
 
+void token_logprobs(Backend& backend, const Tensor& logits, std::span<const std::int32_t> tokens,
+                    std::span<RowLogprob> out) {
+  const Check check("token_logprobs");
+  check.matrix("logits", logits, -1, -1);
+  check.equal("tokens", static_cast<std::int64_t>(tokens.size()), logits.dim(0));
+  check.equal("out", static_cast<std::int64_t>(out.size()), logits.dim(0));
+  for (const std::int32_t token : tokens) check.range("token", token, 0, logits.dim(1));
+  backend.token_logprobs(logits, tokens, out);
+}
+
 }  // namespace ops
 }  // namespace moa_rt

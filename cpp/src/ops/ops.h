@@ -47,4 +47,9 @@ void attention(Backend& backend, const Backend::AttentionArgs& args, const Tenso
 void gather_rows(Backend& backend, const Tensor& x, std::span<const std::int64_t> index,
                  Tensor& out);
 
+// out[r] = log(softmax(logits[r])[tokens[r]]) of logits (R, V), in host memory. Every token in
+// [0, V). A row with NaN, +inf or nothing but -inf has its fault instead (L1, L2).
+void token_logprobs(Backend& backend, const Tensor& logits, std::span<const std::int32_t> tokens,
+                    std::span<RowLogprob> out);
+
 }  // namespace moa_rt::ops

@@ -1,11 +1,8 @@
 #include "moa_rt/engine.h"
 
-#include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "runtime/engine_impl.h"
-#include "runtime/logits.h"
 
 namespace moa_rt {
 
@@ -62,25 +59,11 @@ std::vector<Completion> Engine::generate(const std::vector<std::vector<std::int3
 }
 
 std::vector<float> Engine::score(const std::vector<std::int32_t>& token_ids, std::int64_t budget) {
-  std::vector<float> out;
-  out.reserve(token_ids.size());
-  impl_->for_each_logits(token_ids, budget,
-                         [&](std::int64_t position, std::span<const float> logits) {
-                           const auto next = static_cast<std::size_t>(position) + 1;
-                           if (next == token_ids.size()) return;
-                           out.push_back(log_softmax_at(logits, token_ids[next]));
-                         });
-  return out;
+  return impl_->score(token_ids, budget);
 }
 
 std::vector<float> Engine::logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget) {
-  std::vector<float> out;
-  impl_->for_each_logits(token_ids, budget,
-                         [&](std::int64_t position, std::span<const float> logits) {
-                           if (position == 0) out.reserve(token_ids.size() * logits.size());
-                           out.insert(out.end(), logits.begin(), logits.end());
-                         });
-  return out;
+  return impl_->logits(token_ids, budget);
 }
 
 Trace Engine::trace(const std::vector<std::int32_t>& token_ids, const TraceOptions& options) {

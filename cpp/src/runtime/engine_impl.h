@@ -45,10 +45,8 @@ class Engine::Impl {
                                    const std::vector<RequestOptions>& options,
                                    const TokenCallback& on_token);
 
-  // Feeds the logits of every position of `token_ids`, in order, to `row(position, logits)`.
-  using LogitsSink = std::function<void(std::int64_t position, std::span<const float> logits)>;
-  void for_each_logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget,
-                       const LogitsSink& row);
+  std::vector<float> score(const std::vector<std::int32_t>& token_ids, std::int64_t budget);
+  std::vector<float> logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget);
 
   Trace trace(const std::vector<std::int32_t>& token_ids, const TraceOptions& options);
 
@@ -107,6 +105,11 @@ class Engine::Impl {
   // An empty cache for a text that is given whole; budget 0: its own length. Throws ArgumentError,
   // ResourceError or BusyError.
   KVCache make_text_cache(const std::vector<std::int32_t>& token_ids, std::int64_t budget);
+  // Feeds the logits of every position of `token_ids` to `take`, in order: those (R, vocab) of R
+  // positions from `first` on, where the backend has them.
+  using LogitsSink = std::function<void(std::int64_t first, const Tensor& logits)>;
+  void for_each_logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget,
+                       const LogitsSink& take);
 
   // --- step.cc
   [[noreturn]] static void throw_stalled();

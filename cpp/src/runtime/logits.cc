@@ -8,20 +8,17 @@
 
 #include "core/message.h"
 #include "moa_rt/error.h"
+#include "ops/logit_fault.h"
 
 namespace moa_rt {
 namespace {
 
-constexpr float kLargest = std::numeric_limits<float>::max();
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 [[noreturn]] void fail_not_finite(std::span<const float> logits) {
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] <= kLargest) continue;
-    fail_logits(std::isnan(logits[i]) ? LogitFault::kNotANumber : LogitFault::kInfinite,
-                static_cast<std::int64_t>(i));
-  }
-  fail_logits(LogitFault::kNothingLeft, 0);
+  std::int32_t token = 0;
+  const LogitFault fault = find_logit_fault(logits, token);
+  fail_logits(fault, token);
 }
 
 double log_sum_exp(std::span<const float> logits, float top) {
@@ -63,12 +60,12 @@ float finite_max(std::span<const float> logits) {
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
       const float logit = logits[i + lane];
       top[lane] = logit > top[lane] ? logit : top[lane];
-      bad[lane] |= logit <= kLargest ? 0u : 1u;  // NaN and +inf fail the comparison
+      bad[lane] |= logit <= kLargestLogit ? 0u : 1u;  // NaN and +inf fail the comparison
     }
   }
   for (; i < logits.size(); ++i) {
     top[0] = logits[i] > top[0] ? logits[i] : top[0];
-    bad[0] |= logits[i] <= kLargest ? 0u : 1u;
+    bad[0] |= logits[i] <= kLargestLogit ? 0u : 1u;
   }
   const float largest = *std::max_element(top.begin(), top.end());
   const bool any_bad = std::any_of(bad.begin(), bad.end(), [](std::uint32_t b) { return b != 0; });
@@ -78,12 +75,6 @@ float finite_max(std::span<const float> logits) {
 
 std::int32_t first_equal(std::span<const float> logits, float value) {
   return static_cast<std::int32_t>(std::find(logits.begin(), logits.end(), value) - logits.begin());
-}
-
-float log_softmax_at(std::span<const float> logits, std::int64_t token) {
-  check_token(logits, token);
-  const double total = log_sum_exp(logits, finite_max(logits));
-  return static_cast<float>(logits[static_cast<std::size_t>(token)] - total);
 }
 
 TokenLogprob token_logprob(std::span<const float> logits, std::int32_t token,

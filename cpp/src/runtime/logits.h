@@ -20,12 +20,9 @@ float finite_max(std::span<const float> logits);
 // (L2).
 std::int32_t first_equal(std::span<const float> logits, float value);
 
-// log(softmax(logits)[token]), summed in double. Throws NumericError as finite_max does,
-// ArgumentError for a token outside the row.
-float log_softmax_at(std::span<const float> logits, std::int64_t token);
-
-// The same for `token` and for the `top_count` likeliest tokens, likeliest first, lowest id first
-// among equals.
+// log(softmax(logits)) of `token` and of the `top_count` likeliest tokens, likeliest first, lowest
+// id first among equals, summed in double. Throws NumericError as finite_max does, ArgumentError
+// for a token outside the row.
 TokenLogprob token_logprob(std::span<const float> logits, std::int32_t token,
                            std::int64_t top_count);
 

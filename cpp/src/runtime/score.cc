@@ -5,7 +5,9 @@
 
 #include "core/message.h"
 #include "moa_rt/error.h"
+#include "ops/ops.h"
 #include "runtime/engine_impl.h"
+#include "runtime/logits.h"
 
 namespace moa_rt {
 
@@ -31,12 +33,11 @@ KVCache Engine::Impl::make_text_cache(const std::vector<std::int32_t>& token_ids
 }
 
 void Engine::Impl::for_each_logits(const std::vector<std::int32_t>& token_ids, std::int64_t budget,
-                                   const LogitsSink& row) {
+                                   const LogitsSink& take) {
   const auto lock = enter();
   KVCache cache = make_text_cache(token_ids, budget);
   const auto size = static_cast<std::int64_t>(token_ids.size());
   const std::span<const std::int32_t> tokens(token_ids);
-  const auto vocab = static_cast<std::size_t>(config_.vocab_size);
   const std::int64_t logit_rows = activations_.logits.dim(0);
   std::vector<std::int64_t> index(static_cast<std::size_t>(logit_rows));
   for (std::int64_t begin = 0; begin < size; begin += options_.prefill_chunk) {
@@ -51,13 +52,41 @@ void Engine::Impl::for_each_logits(const std::vector<std::int32_t>& token_ids, s
     for (std::int64_t first = 0; first < count; first += logit_rows) {
       const std::int64_t rows = std::min(logit_rows, count - first);
       std::iota(index.begin(), index.begin() + rows, first);
-      const float* logits = backend_->host_floats(
-          decoder_->logits(std::span(index).first(static_cast<std::size_t>(rows)), activations_));
-      for (std::int64_t r = 0; r < rows; ++r) {
-        row(begin + first + r, {logits + static_cast<std::size_t>(r) * vocab, vocab});
-      }
+      take(begin + first,
+           decoder_->logits(std::span(index).first(static_cast<std::size_t>(rows)), activations_));
     }
   }
+}
+
+std::vector<float> Engine::Impl::score(const std::vector<std::int32_t>& token_ids,
+                                       std::int64_t budget) {
+  std::vector<float> out;
+  out.reserve(token_ids.size());
+  std::vector<RowLogprob> rows;
+  for_each_logits(token_ids, budget, [&](std::int64_t first, const Tensor& logits) {
+    const auto next = std::span(token_ids).subspan(static_cast<std::size_t>(first) + 1);
+    rows.resize(std::min(static_cast<std::size_t>(logits.dim(0)), next.size()));
+    if (rows.empty()) return;  // the last position predicts nothing that is there
+    ops::token_logprobs(*backend_, logits.rows(0, static_cast<std::int64_t>(rows.size())),
+                        next.first(rows.size()), rows);
+    for (const RowLogprob& row : rows) {
+      if (row.fault != LogitFault::kNone) fail_logits(row.fault, row.faulty);
+      out.push_back(row.logprob);
+    }
+  });
+  return out;
+}
+
+std::vector<float> Engine::Impl::logits(const std::vector<std::int32_t>& token_ids,
+                                        std::int64_t budget) {
+  std::vector<float> out;
+  for_each_logits(token_ids, budget, [&](std::int64_t first, const Tensor& logits) {
+    const auto vocab = static_cast<std::size_t>(logits.dim(1));
+    if (first == 0) out.reserve(token_ids.size() * vocab);
+    const float* rows = backend_->host_floats(logits);
+    out.insert(out.end(), rows, rows + static_cast<std::size_t>(logits.dim(0)) * vocab);
+  });
+  return out;
 }
 
 }  // namespace moa_rt

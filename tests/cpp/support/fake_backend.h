@@ -63,6 +63,10 @@ class FakeBackend final : public Backend {
   void rope_append(const RopeArgs&, Tensor&) override { refuse(); }
   void attention(const AttentionArgs&, const Tensor&, Tensor&) override { refuse(); }
   void gather_rows(const Tensor&, std::span<const std::int64_t>, Tensor&) override { refuse(); }
+  void token_logprobs(const Tensor&, std::span<const std::int32_t>,
+                      std::span<RowLogprob>) override {
+    refuse();
+  }
 
  private:
   [[noreturn]] static void refuse() { throw std::logic_error("the fake backend computes nothing"); }

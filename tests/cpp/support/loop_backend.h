@@ -227,6 +227,10 @@ class LoopBackend final : public Backend {
   void gather_rows(const Tensor& x, std::span<const std::int64_t> index, Tensor& out) override {
     cpu_->gather_rows(x, index, out);
   }
+  void token_logprobs(const Tensor& logits, std::span<const std::int32_t> tokens,
+                      std::span<RowLogprob> out) override {
+    cpu_->token_logprobs(logits, tokens, out);
+  }
   std::unique_ptr<DecodeLoop> decode_loop(const DecodeModel& model) override {
     return std::make_unique<HostLoop>(model, limits_);
   }
