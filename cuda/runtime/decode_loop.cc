@@ -93,6 +93,16 @@ RowState state_of(const DecodeSequence& sequence) {
           .seen_count = static_cast<std::int32_t>(sequence.history.size())};
 }
 
+DecodeResult to_result(const RowResult& result, const TopToken* top) {
+  DecodeResult out{.token = result.token,
+                   .fault = result.fault,
+                   .faulty = result.faulty,
+                   .logprob = result.logprob,
+                   .top = {}};
+  if (top != nullptr) out.top = {top, kMaxTop};
+  return out;
+}
+
 }  // namespace
 
 CudaDecodeLoop::CudaDecodeLoop(CudaBackend& backend, const BackendLimits& limits,
@@ -115,9 +125,12 @@ CudaDecodeLoop::CudaDecodeLoop(CudaBackend& backend, const BackendLimits& limits
   tables_.emplace(layout_, memory_.data(), limits.attention, slots, padding_, uploader_);
   rows_.resize(static_cast<std::size_t>(layout_.rows));
   results_.resize(rows_.size());
+  firsts_.resize(rows_.size());
+  const std::int64_t result_bytes =
+      layout_.rows * static_cast<std::int64_t>(sizeof(RowResult) + kMaxTop * sizeof(TopToken));
+  first_ = PinnedBuffer(result_bytes);
   for (std::size_t side = 0; side < 2; ++side) {
-    received_[side] = PinnedBuffer(
-        layout_.rows * static_cast<std::int64_t>(sizeof(RowResult) + kMaxTop * sizeof(TopToken)));
+    received_[side] = PinnedBuffer(result_bytes);
     done_[side] = make_event();
   }
 }
@@ -192,6 +205,46 @@ std::int64_t CudaDecodeLoop::bucket() const {
   return std::min(rows, layout_.rows);
 }
 
+// Beside a step under way: what it samples lies elsewhere by the time that this runs.
+std::span<const DecodeResult> CudaDecodeLoop::sample_first(std::span<const std::int64_t> rows,
+                                                           const Tensor& logits) {
+  const DeviceGuard guard(backend_.device().index);
+  const auto copy = [&](std::byte* target, const void* source, std::int64_t bytes) {
+    check(cudaMemcpyAsync(target, source, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost,
+                          backend_.stream()),
+          "first tokens");
+  };
+  constexpr auto kResultBytes = static_cast<std::int64_t>(sizeof(RowResult));
+  constexpr auto kTopBytes = static_cast<std::int64_t>(kMaxTop * sizeof(TopToken));
+  std::byte* const received = first_.data();
+  std::byte* const received_top = received + layout_.rows * kResultBytes;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] < 0) continue;
+    const auto at_row = static_cast<std::int64_t>(i);
+    SampleArgs args = sample_args(logits.data<float>() + at_row * logits.dim(1), logits.dim(1), 1);
+    args.states += rows[i];
+    args.lists += rows[i] * RowLists(layout_.most_seen).bytes;
+    args.tokens += rows[i];
+    args.positions = nullptr;  // the prompt is in the cache, the token is not
+    args.results += rows[i];
+    args.top += rows[i] * kMaxTop;
+    launch_sample(args, backend_.stream());
+    copy(received + at_row * kResultBytes, args.results, kResultBytes);
+    if (rows_[static_cast<std::size_t>(rows[i])].logprobs > 0) {
+      copy(received_top + at_row * kTopBytes, args.top, kTopBytes);
+    }
+  }
+  check(cudaStreamSynchronize(backend_.stream()), "first tokens");
+  const auto* const top = reinterpret_cast<const TopToken*>(received_top);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] < 0) continue;
+    const bool has_top = rows_[static_cast<std::size_t>(rows[i])].logprobs > 0;
+    firsts_[i] = to_result(reinterpret_cast<const RowResult*>(received)[i],
+                           has_top ? top + i * kMaxTop : nullptr);
+  }
+  return std::span(firsts_).first(rows.size());
+}
+
 void CudaDecodeLoop::launch() {
   const DeviceGuard guard(backend_.device().index);
   if (in_flight() == 2) throw InternalError("cuda: a third decode step in flight");
@@ -243,13 +296,7 @@ std::span<const DecodeResult> CudaDecodeLoop::collect() {
       reinterpret_cast<const TopToken*>(received_[side].data() + layout_.top - layout_.results);
   const auto count = static_cast<std::size_t>(sent_rows_[side]);
   for (std::size_t row = 0; row < count; ++row) {
-    const RowResult& result = results[row];
-    results_[row] = {.token = result.token,
-                     .fault = result.fault,
-                     .faulty = result.faulty,
-                     .logprob = result.logprob,
-                     .top = {}};
-    if (sent_top_[side]) results_[row].top = {top + row * kMaxTop, kMaxTop};
+    results_[row] = to_result(results[row], sent_top_[side] ? top + row * kMaxTop : nullptr);
   }
   ++collected_;
   return std::span(results_).first(count);
@@ -287,18 +334,22 @@ void CudaDecodeLoop::run_model(std::int64_t rows, bool sample) {
   for (std::int64_t row = 0; row < rows; ++row) slices.push_back({&padding_, row, 1, 0});
   const Tensor logits = model_.logits(tokens, slices);
   if (!sample) return;
-  launch_sample({.logits = logits.data<float>(),
-                 .rows = static_cast<std::int32_t>(rows),
-                 .vocab = static_cast<std::int32_t>(logits.dim(1)),
-                 .valid_vocab = static_cast<std::int32_t>(model_.valid_vocab),
-                 .most_seen = static_cast<std::int32_t>(layout_.most_seen),
-                 .states = at<RowState>(layout_.states),
-                 .lists = at<std::byte>(layout_.lists),
-                 .tokens = at<std::int32_t>(layout_.tokens),
-                 .positions = at<std::int32_t>(layout_.positions),
-                 .results = at<RowResult>(layout_.results),
-                 .top = at<TopToken>(layout_.top)},
-                backend_.stream());
+  launch_sample(sample_args(logits.data<float>(), logits.dim(1), rows), backend_.stream());
+}
+
+// Of rows 0, 1, ...
+SampleArgs CudaDecodeLoop::sample_args(float* logits, std::int64_t vocab, std::int64_t rows) const {
+  return {.logits = logits,
+          .rows = static_cast<std::int32_t>(rows),
+          .vocab = static_cast<std::int32_t>(vocab),
+          .valid_vocab = static_cast<std::int32_t>(model_.valid_vocab),
+          .most_seen = static_cast<std::int32_t>(layout_.most_seen),
+          .states = at<RowState>(layout_.states),
+          .lists = at<std::byte>(layout_.lists),
+          .tokens = at<std::int32_t>(layout_.tokens),
+          .positions = at<std::int32_t>(layout_.positions),
+          .results = at<RowResult>(layout_.results),
+          .top = at<TopToken>(layout_.top)};
 }
 
 CudaDecodeLoop::Graph CudaDecodeLoop::record(std::int64_t rows) {

@@ -33,6 +33,8 @@ class CudaDecodeLoop final : public DecodeLoop {
   void join(std::int64_t row, const DecodeSequence& sequence) override;
   void leave(std::int64_t row) override;
   void move(std::int64_t from, std::int64_t to) override;
+  std::span<const DecodeResult> sample_first(std::span<const std::int64_t> rows,
+                                             const Tensor& logits) override;
   void launch() override;
   std::span<const DecodeResult> collect() override;
   std::int64_t in_flight() const override { return launched_ - collected_; }
@@ -66,6 +68,7 @@ class CudaDecodeLoop final : public DecodeLoop {
   Graph& graph(std::int64_t rows);
   Graph record(std::int64_t rows);
   void run_model(std::int64_t rows, bool sample);
+  SampleArgs sample_args(float* logits, std::int64_t vocab, std::int64_t rows) const;
   void send_results(std::int64_t rows);
 
   CudaBackend& backend_;
@@ -89,6 +92,8 @@ class CudaDecodeLoop final : public DecodeLoop {
   std::array<std::int64_t, 2> sent_rows_ = {};
   std::array<bool, 2> sent_top_ = {};
   std::vector<DecodeResult> results_;
+  PinnedBuffer first_;  // results of sample_first()
+  std::vector<DecodeResult> firsts_;
   std::int64_t launched_ = 0;
   std::int64_t collected_ = 0;
   DecodeCounters counters_;

@@ -350,7 +350,7 @@ __global__ void __launch_bounds__(kThreads) sample(SampleArgs args, std::int64_t
   if (thread() != 0) return;
   args.results[index] = result;
   args.tokens[index] = result.token;
-  ++args.positions[index];
+  if (args.positions != nullptr) ++args.positions[index];
   ++state.index;
 }
 

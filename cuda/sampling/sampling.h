@@ -71,7 +71,7 @@ struct SampleArgs {
   RowState* states = nullptr;
   std::byte* lists = nullptr;
   std::int32_t* tokens = nullptr;     // (rows): the next step's
-  std::int32_t* positions = nullptr;  // (rows): moved on by one
+  std::int32_t* positions = nullptr;  // (rows): moved on by one; or none
   RowResult* results = nullptr;       // (rows)
   TopToken* top = nullptr;            // (rows, kMaxTop)
 };

@@ -76,6 +76,14 @@ TEST_F(EngineLoopTest, requests_of_all_lengths_come_and_go) {
   EXPECT_EQ(looped_.memory().kv_cache, 0);
 }
 
+TEST_F(EngineLoopTest, no_logits_reach_the_host) {
+  const std::int64_t before = testing::LoopBackend::host_reads;
+  const auto out = looped_.generate({random_tokens(40, 2), random_tokens(3, 3)},
+                                    {greedy_request(9, 2), rich_request(12, 4)});
+  EXPECT_EQ(out[0].token_ids.size(), 9u);
+  EXPECT_EQ(testing::LoopBackend::host_reads, before);
+}
+
 TEST_F(EngineLoopTest, no_step_is_launched_beyond_a_length_that_is_known) {
   looped_.generate({random_tokens(5, 1)}, greedy_request(2));
   EXPECT_EQ(looped_.stats().loop_steps, 1);

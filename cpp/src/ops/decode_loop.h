@@ -39,7 +39,7 @@ struct SamplingPlan {
 
 struct DecodeSequence {
   KVCache* cache = nullptr;  // holds everything before `token`
-  std::int32_t token = 0;    // sampled last, appended by the next step
+  std::int32_t token = 0;    // sampled last, appended by the next step; see sample_first()
   std::int64_t index = 0;    // output position that the next step samples
   std::uint64_t seed = 0;
   SamplingPlan sampling;
@@ -90,6 +90,12 @@ class DecodeLoop {
   virtual void leave(std::int64_t row) = 0;
   // `to` runs nothing now and `from` afterwards.
   virtual void move(std::int64_t from, std::int64_t to) = 0;
+
+  // Samples what follows a prompt as a step would, for rows that have just joined without a token:
+  // row rows[i] by logits[i] of logits (R, vocab); -1: none. Their next step appends what is
+  // sampled. Waits; results by i, until the next call.
+  virtual std::span<const DecodeResult> sample_first(std::span<const std::int64_t> rows,
+                                                     const Tensor& logits) = 0;
 
   // One step of all rows. At most two may be launched and not collected.
   virtual void launch() = 0;

@@ -56,6 +56,7 @@ Engine::Impl::Impl(const std::string& model_dir, const EngineOptions& options) :
   slices_.reserve(batch);
   sampled_.reserve(batch);
   sampled_rows_.reserve(batch);
+  first_rows_.reserve(batch);
   running_.reserve(batch);
   tokens_.reserve(static_cast<std::size_t>(plan.step_rows()));
 }

@@ -118,8 +118,9 @@ class Engine::Impl {
   void run_batch(bool prefill);
   void collect_slices(bool prefill);
   void compute_batch(bool prefill);
-  void abandon_batch(const TokenEvent& ending);
+  void abandon_batch(const TokenEvent& ending, bool looped);
   void sample_rows();
+  void sample_on_host(const Tensor& device_logits);
   void accept_token(Request& request, std::span<const float> logits);
   void take_token(Request& request, std::int32_t token);
   void deliver_token(Request& request, std::optional<TokenLogprob> logprob);
@@ -133,13 +134,15 @@ class Engine::Impl {
   // --- loop_step.cc
   void open_loop(std::int64_t valid_vocab);
   bool step_loop();
-  void seat_requests();
+  void sample_in_loop(const Tensor& logits);
+  void seat(Request& request);
   void launch_loop();
   void close_gaps(std::int64_t seated);
   void collect_loop();
   void accept_result(Request& request, const DecodeResult& result);
   void forget_dead_steps();
   void leave_loop(Request& request);
+  void unseat(Request& request) noexcept;
   void forget_rows(Request* request);
   void empty_loop() noexcept;
 
@@ -177,6 +180,7 @@ class Engine::Impl {
   std::vector<std::int32_t> tokens_;
   std::vector<Request*> sampled_;
   std::vector<std::int64_t> sampled_rows_;
+  std::vector<std::int64_t> first_rows_;  // of the loop
 
   std::function<bool()> interrupted_;
 

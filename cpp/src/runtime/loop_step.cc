@@ -61,7 +61,6 @@ bool Engine::Impl::step_loop() {
     if (!request->prefilling()) batch_.push_back(request.get());
   }
   if (interrupted_ && interrupted_()) return false;
-  seat_requests();
   forget_dead_steps();
   if (loop_->in_flight() == 0) launch_loop();
   launch_loop();
@@ -70,29 +69,43 @@ bool Engine::Impl::step_loop() {
   return true;
 }
 
-// Each request that has begun to decode gets the lowest free row.
-void Engine::Impl::seat_requests() {
-  for (Request* const request : batch_) {
-    if (request->row >= 0) continue;
-    const auto free = std::ranges::find(loop_rows_, nullptr);
-    if (free == loop_rows_.end()) throw InternalError("decode loop: no free row");
-    const std::int64_t row = free - loop_rows_.begin();
-    const RequestOptions& options = request->options;
-    loop_->join(row, {.cache = request->cache,
-                      .token = request->output.back(),
-                      .index = static_cast<std::int64_t>(request->output.size()),
-                      .seed = request->seed,
-                      .sampling = plan_sampling(options.sampling),
-                      .logit_bias = options.sampling.logit_bias,
-                      .history = request->history.entries(),
-                      .stop_ids = request->stops.token_ids(),
-                      .min_new_tokens = options.min_new_tokens,
-                      .logprobs = options.logprobs,
-                      .can_take_back = request->session != nullptr});
-    *free = request;
-    request->row = row;
-    request->seated = true;
+// What follows the prompts that are done: each takes the row that it will decode in.
+void Engine::Impl::sample_in_loop(const Tensor& logits) {
+  first_rows_.clear();
+  for (Request* const request : sampled_) {
+    if (request->max_new_tokens > 0) seat(*request);
+    first_rows_.push_back(request->row);
   }
+  const std::span<const DecodeResult> results = loop_->sample_first(first_rows_, logits);
+  for (std::size_t i = 0; i < sampled_.size(); ++i) {
+    if (first_rows_[i] < 0) {
+      end_request(*sampled_[i], FinishReason::kLength);
+    } else {
+      accept_result(*sampled_[i], results[i]);
+    }
+  }
+}
+
+// In the lowest free row.
+void Engine::Impl::seat(Request& request) {
+  const auto free = std::ranges::find(loop_rows_, nullptr);
+  if (free == loop_rows_.end()) throw InternalError("decode loop: no free row");
+  const std::int64_t row = free - loop_rows_.begin();
+  const RequestOptions& options = request.options;
+  loop_->join(row, {.cache = request.cache,
+                    .token = request.output.empty() ? 0 : request.output.back(),
+                    .index = static_cast<std::int64_t>(request.output.size()),
+                    .seed = request.seed,
+                    .sampling = plan_sampling(options.sampling),
+                    .logit_bias = options.sampling.logit_bias,
+                    .history = request.history.entries(),
+                    .stop_ids = request.stops.token_ids(),
+                    .min_new_tokens = options.min_new_tokens,
+                    .logprobs = options.logprobs,
+                    .can_take_back = request.session != nullptr});
+  *free = &request;
+  request.row = row;
+  request.seated = true;
 }
 
 // Launches a step unless every request's last token is on its way already.
@@ -189,6 +202,15 @@ void Engine::Impl::leave_loop(Request& request) {
   }
   if (request.seated) loop_->leave(request.row);
   forget_rows(&request);
+}
+
+// leave_loop() after a failure: a lost device has nothing to say to that.
+void Engine::Impl::unseat(Request& request) noexcept {
+  try {
+    leave_loop(request);
+  } catch (const std::exception&) {
+    forget_rows(&request);
+  }
 }
 
 void Engine::Impl::forget_rows(Request* request) {

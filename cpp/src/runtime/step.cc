@@ -105,16 +105,16 @@ void Engine::Impl::run_batch(bool prefill) {
       compute_batch(prefill);
     }
   } catch (const Interrupted&) {
-    abandon_batch(cancelled_event());
+    abandon_batch(cancelled_event(), looped);
     throw;
   } catch (const Error& error) {
-    abandon_batch(failure_event(error.code(), error.what()));
+    abandon_batch(failure_event(error.code(), error.what()), looped);
     throw;
   } catch (const std::exception& error) {
-    abandon_batch(failure_event(ErrorCode::kInternal, error.what()));
+    abandon_batch(failure_event(ErrorCode::kInternal, error.what()), looped);
     throw;
   } catch (...) {
-    abandon_batch(failure_event(ErrorCode::kInternal, "unknown exception"));
+    abandon_batch(failure_event(ErrorCode::kInternal, "unknown exception"), looped);
     throw;
   }
 
@@ -151,11 +151,11 @@ void Engine::Impl::compute_batch(bool prefill) {
 
 // An abandoned step leaves caches that hold some layers of the new tokens and not others, or tokens
 // whose successor was never sampled: nothing that used them may go on.
-void Engine::Impl::abandon_batch(const TokenEvent& ending) {
-  const bool looped = std::ranges::any_of(batch_, [](const Request* r) { return r->row >= 0; });
+void Engine::Impl::abandon_batch(const TokenEvent& ending, bool looped) {
   if (looped) empty_loop();
   for (Request* request : batch_) {
     if (request->finished) continue;
+    if (request->row >= 0) unseat(*request);
     const Session* session = request->session;
     finish(*request, ending);
     if (session != nullptr) sessions_.erase(session->id);
@@ -167,7 +167,16 @@ void Engine::Impl::sample_rows() {
   if (sampled_.empty()) return;
   // A prompt without new tokens wants no logits, but nothing is lost by computing them with the
   // rest.
-  const float* logits = backend_->host_floats(decoder_->logits(sampled_rows_, activations_));
+  const Tensor logits = decoder_->logits(sampled_rows_, activations_);
+  if (loop_) {
+    sample_in_loop(logits);
+  } else {
+    sample_on_host(logits);
+  }
+}
+
+void Engine::Impl::sample_on_host(const Tensor& device_logits) {
+  const float* logits = backend_->host_floats(device_logits);
   const auto vocab = static_cast<std::size_t>(config_.vocab_size);
   for (std::size_t i = 0; i < sampled_.size(); ++i) {
     Request& request = *sampled_[i];

@@ -61,6 +61,20 @@ class HostLoop final : public DecodeLoop {
     at(from).reset();
   }
 
+  std::span<const DecodeResult> sample_first(std::span<const std::int64_t> rows,
+                                             const Tensor& logits) override {
+    firsts_.assign(rows.size(), {});
+    first_top_.assign(rows.size(), {});
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i] < 0) continue;
+      Row& row = *at(rows[i]);
+      firsts_[i] = sample(row, {logits.data<float>() + i * vocab_, vocab_}, first_top_[i]);
+      row.token = firsts_[i].token;
+      ++row.index;
+    }
+    return firsts_;
+  }
+
   void launch() override {
     if (in_flight() == 2) throw std::logic_error("a third step in flight");
     Step& step = steps_[static_cast<std::size_t>(launched_++ % 2)];
@@ -175,6 +189,8 @@ class HostLoop final : public DecodeLoop {
   Sampler sampler_;
   std::vector<std::optional<Row>> rows_;
   std::array<Step, 2> steps_;
+  std::vector<DecodeResult> firsts_;
+  std::vector<std::vector<TopToken>> first_top_;
   std::int64_t launched_ = 0;
   std::int64_t collected_ = 0;
   std::int64_t widest_ = 0;
@@ -183,6 +199,8 @@ class HostLoop final : public DecodeLoop {
 // The CPU's operations, and a HostLoop.
 class LoopBackend final : public Backend {
  public:
+  static inline std::int64_t host_reads = 0;  // of logits, by all of them
+
   Device device() const override { return cpu_->device(); }
   std::string description() const override { return cpu_->description(); }
   Allocator& allocator() override { return cpu_->allocator(); }
@@ -208,6 +226,10 @@ class LoopBackend final : public Backend {
   }
   void copy_to_host(void* destination, const Tensor& source) override {
     cpu_->copy_to_host(destination, source);
+  }
+  const float* host_floats(const Tensor& x) override {
+    ++host_reads;
+    return cpu_->host_floats(x);
   }
   void embed(const Matrix& table, std::span<const std::int32_t> tokens, Tensor& out) override {
     cpu_->embed(table, tokens, out);
