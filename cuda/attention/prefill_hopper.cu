@@ -5,7 +5,7 @@
 // multiply, 64 query rows each. They meet only at barriers in shared memory, so that one's softmax
 // runs beside the other's products, and the next item's first tiles arrive during the last products
 // of this one. Tiles are copied row by row rather than by tensor maps, because the ranges a head
-// sees start anywhere in its ring. Half a key tile without a visible pair is not multiplied.
+// sees start anywhere in its ring.
 #include <algorithm>
 
 #include "cuda/attention/attention.h"
@@ -19,37 +19,31 @@ namespace moa_rt::cuda {
 namespace hopper {
 namespace {
 
-// One of the two multiplying warpgroups.
+// One of the two multiplying warpgroups. A tile's scores and the product of the tile before with
+// its values are under way together, across items too: a group waits for one product alone only at
+// its start and end. Tiles are multiplied whole, by both groups: half a tile that no row sees is
+// masked, which costs less than a way around it through the pipeline.
 template <typename T, int D>
 class Multiplier {
   using Rows = GroupRows<T, D>;
+  using Scores = float[kKeys / 2];
 
  public:
   __device__ Multiplier(const PrefillArgs& args, Barriers& barriers, const Work<T>* work,
                         Tiles<D> tiles, int group)
-      : args_(args), barriers_(barriers), work_(work), tiles_(tiles), group_(group) {}
+      : args_(args), barriers_(barriers), work_(work), tiles_(tiles), group_(group), rows_(group) {}
 
   __device__ void run() {
-    const std::int64_t row_stride = static_cast<std::int64_t>(args_.dims.query_heads) * D;
     Turn items;
     for (ItemWalk walk; walk.more(args_.num_items); ++walk.round) {
       if (walk.index() >= args_.num_items) continue;
       wait_barrier(shared_address(&barriers_.full_items[items.stage]), items.parity);
-      const Work<T>& work = work_[items.stage];
-      const RowMap map{args_.dims.group(), work.tokens};
-      Rows rows(map, work.first_position, group_);
-      const std::uint32_t queries =
-          tiles_.queries(items.stage) + static_cast<std::uint32_t>(group_ * 64 * 128);
-      for (RangeWalk tile; tile.range < work.ranges.size; tile.next(work.ranges, kKeys)) {
-        take_tile(rows, queries, work, work.ranges.range[tile.range], tile.begin);
-        turn_.next();
-      }
-      finish_pending(rows);
-      float* out = args_.out + work.first_query;
+      take_item(work_[items.stage], tiles_.queries(items.stage));
       leave(barriers_.empty_items[items.stage]);
-      rows.store(map, out, row_stride);
       items.next();
     }
+    finish_products();
+    store();
   }
 
  private:
@@ -58,109 +52,110 @@ class Multiplier {
     if (threadIdx.x % 32 == 0) arrive(shared_address(&barrier));
   }
 
-  // A whole tile, or the half of it that holds all visible pairs.
-  __device__ void take_tile(Rows& rows, std::uint32_t queries, const Work<T>& work,
-                            const KeyRange<T>& range, int begin) {
-    const int first = range.position + begin;
-    const int count = min(range.count - begin, kKeys);
-    const int sink = work.sink;
-    const int window = work.window;
-    constexpr int kHalf = kKeys / 2;
-    const KeyTile<kHalf> lower{first, min(count, kHalf), sink, window};
-    const KeyTile<kHalf> upper{first + kHalf, count - kHalf, sink, window};
-    const bool use_lower = !lower.none_visible(rows.low, rows.high);
-    const bool use_upper = count > kHalf && !upper.none_visible(rows.low, rows.high);
-    wait_barrier(shared_address(&barriers_.full_keys[turn_.stage]), turn_.parity);
-    if (use_lower && use_upper) {
-      const KeyTile<kKeys> tile{first, count, sink, window};
-      if (pending_) {
-        take_next(rows, queries, tile);
-      } else {
-        take_first(rows, queries, tile);
-      }
-      return;
-    }
-    finish_pending(rows);
-    if (use_lower) {
-      take_half(rows, queries, lower, 0);
-    } else if (use_upper) {
-      take_half(rows, queries, upper, kHalf * 128);
+  __device__ void take_item(const Work<T>& work, std::uint32_t query_tile) {
+    const std::uint32_t queries = query_tile + static_cast<std::uint32_t>(group_ * 64 * 128);
+    const RowMap map{args_.dims.group(), work.tokens};
+    RangeWalk walk;
+    rows_.place(map, work.first_position);
+    if (pending_) {
+      Scores scores;
+      multiply(queries, scores);
+      finish_multiply();
+      store();
+      begin_rows(map, work);
+      weigh(next_tile(walk, work), work, scores);
+      keep(scores);
     } else {
+      begin_rows(map, work);
+      Scores scores;
+      wait_keys();
+      rows_.start_scores(queries, tiles_.keys(turn_.stage), scores);
+      wait_products<0>();
+      pin(scores);
       leave(barriers_.empty_keys[turn_.stage]);
-      wait_barrier(shared_address(&barriers_.full_values[turn_.stage]), turn_.parity);
-      leave(barriers_.empty_values[turn_.stage]);
+      weigh(next_tile(walk, work), work, scores);
+      keep(scores);
+    }
+    while (walk.range < work.ranges.size) {
+      Scores scores;
+      multiply(queries, scores);
+      const float2 factors = weigh(next_tile(walk, work), work, scores);
+      finish_multiply();
+      rows_.rescale(factors);
+      keep(scores);
     }
   }
 
-  // A tile's probabilities, its values still to be multiplied.
-  __device__ void take_first(Rows& rows, std::uint32_t queries, const KeyTile<kKeys>& tile) {
-    float scores[kKeys / 2];
-    rows.start_scores(queries, tiles_.keys(turn_.stage), scores);
-    wait_products<0>();
-    pin(scores);
-    leave(barriers_.empty_keys[turn_.stage]);
-    if (!tile.all_visible(rows.low, rows.high)) rows.mask(tile, scores);
-    rows.rescale(rows.exponentials(scores));
-    keep(scores);
+  struct Tile {
+    KeyHalf lower;
+    KeyHalf upper;
+  };
+  __device__ static Tile next_tile(RangeWalk& walk, const Work<T>& work) {
+    Tile tile;
+    tile.lower = next_half(walk, work.ranges);
+    tile.upper = next_half(walk, work.ranges);
+    return tile;
   }
 
-  // The same, its exponentials beside the product of the tile before.
-  __device__ void take_next(Rows& rows, std::uint32_t queries, const KeyTile<kKeys>& tile) {
+  __device__ void wait_keys() {
+    wait_barrier(shared_address(&barriers_.full_keys[turn_.stage]), turn_.parity);
+    fence_matrix_reads();
+  }
+
+  // Scores of this tile, while the product of the tile before with its values goes on.
+  __device__ void multiply(std::uint32_t queries, Scores& scores) {
     wait_barrier(shared_address(&barriers_.full_values[before_.stage]), before_.parity);
-    float scores[kKeys / 2];
-    rows.start_scores(queries, tiles_.keys(turn_.stage), scores);
-    rows.start_sums(tiles_.values(before_.stage), p_);
+    wait_keys();
+    rows_.start_scores(queries, tiles_.keys(turn_.stage), scores);
+    rows_.start_sums(tiles_.values(before_.stage), p_);
     wait_products<1>();
     pin(scores);
     leave(barriers_.empty_keys[turn_.stage]);
-    if (!tile.all_visible(rows.low, rows.high)) rows.mask(tile, scores);
-    const float2 factors = rows.exponentials(scores);
+  }
+  // The assembler waits here before the exponentials, not after them. Made to wait after them it
+  // was 3 % slower on an H100: the place of the values was free later.
+  __device__ void finish_multiply() {
     wait_products<0>();
-    pin(rows.sums);
+    pin(rows_.sums);
     leave(barriers_.empty_values[before_.stage]);
-    rows.rescale(factors);
-    keep(scores);
   }
 
-  __device__ void keep(const float (&scores)[kKeys / 2]) {
+  // Scores become probabilities. Returns what brings the sums so far to the new maximum.
+  __device__ float2 weigh(const Tile& tile, const Work<T>& work, Scores& scores) {
+    if (!rows_.sees_all(tile.lower, work.sink, work.window)) {
+      rows_.template mask<0>(tile.lower, work.sink, work.window, scores);
+    }
+    if (!rows_.sees_all(tile.upper, work.sink, work.window)) {
+      rows_.template mask<kHalf / 2>(tile.upper, work.sink, work.window, scores);
+    }
+    return rows_.exponentials(scores);
+  }
+
+  __device__ void keep(const Scores& scores) {
 #pragma unroll
     for (int i = 0; i < kKeys / 4; ++i) {
       p_[i / 4][i % 4] = pack<T>(scores[2 * i], scores[2 * i + 1]);
     }
     before_ = turn_;
+    turn_.next();
     pending_ = true;
   }
 
-  __device__ void finish_pending(Rows& rows) {
-    if (!pending_) return;
+  __device__ void finish_products() {
     wait_barrier(shared_address(&barriers_.full_values[before_.stage]), before_.parity);
-    rows.start_sums(tiles_.values(before_.stage), p_);
-    wait_products<0>();
-    pin(rows.sums);
-    leave(barriers_.empty_values[before_.stage]);
-    pending_ = false;
+    fence_matrix_reads();
+    rows_.start_sums(tiles_.values(before_.stage), p_);
+    finish_multiply();
   }
 
-  // Half a tile, `lead` bytes into keys and values, from scores to sums.
-  __device__ void take_half(Rows& rows, std::uint32_t queries, const KeyTile<kKeys / 2>& tile,
-                            std::uint32_t lead) {
-    float scores[kKeys / 4];
-    rows.start_scores(queries, tiles_.keys(turn_.stage) + lead, scores);
-    wait_products<0>();
-    pin(scores);
-    leave(barriers_.empty_keys[turn_.stage]);
-    if (!tile.all_visible(rows.low, rows.high)) rows.mask(tile, scores);
-    rows.rescale(rows.exponentials(scores));
-    std::uint32_t p[kKeys / 32][4];
-#pragma unroll
-    for (int i = 0; i < kKeys / 8; ++i) {
-      p[i / 4][i % 4] = pack<T>(scores[2 * i], scores[2 * i + 1]);
-    }
-    wait_barrier(shared_address(&barriers_.full_values[turn_.stage]), turn_.parity);
-    rows.start_sums(tiles_.values(turn_.stage) + lead, p);
-    wait_products<0>();
-    pin(rows.sums);
-    leave(barriers_.empty_values[turn_.stage]);
+  __device__ void begin_rows(RowMap map, const Work<T>& work) {
+    rows_.reset();
+    tokens_ = work.tokens;
+    out_ = args_.out + work.first_query;
+  }
+  __device__ void store() {
+    rows_.store({args_.dims.group(), tokens_}, out_,
+                static_cast<std::int64_t>(args_.dims.query_heads) * D);
   }
 
   const PrefillArgs& args_;
@@ -168,8 +163,11 @@ class Multiplier {
   const Work<T>* work_;
   Tiles<D> tiles_;
   int group_;
+  Rows rows_;
+  int tokens_ = 0;  // of the item whose sums rows_ holds
+  float* out_ = nullptr;
   Turn turn_;
-  // A tile whose values are still to be multiplied.
+  // The tile whose values are still to be multiplied.
   bool pending_ = false;
   Turn before_;
   std::uint32_t p_[kKeys / 16][4];

@@ -22,21 +22,21 @@ class Fetcher {
 
   __device__ void run() {
     Turn items;
-    Turn turn;
     for (ItemWalk walk; walk.more(args_.num_items); ++walk.round) {
       if (walk.index() >= args_.num_items) continue;
       Work<T>& work = work_[items.stage];
       wait_barrier(shared_address(&barriers_.empty_items[items.stage]), items.parity ^ 1);
-      if (threadIdx.x == 0) describe_item(args_.items[walk.index()], work);
+      if (threadIdx.x == 0) {
+        describe_item(args_.items[walk.index()], work);
+        arrive(shared_address(&barriers_.full_items[items.stage]));
+      }
       asm volatile("bar.sync 1, %0;" ::"n"(kGroupThreads) : "memory");
       fetch_queries(tiles_.queries(items.stage), work);
-      hand_over(barriers_.full_items[items.stage]);
-      fetch_keys(work.ranges, turn);
+      arrive_after_copies(shared_address(&barriers_.full_items[items.stage]));
+      fetch_tiles(work.ranges);
       items.next();
     }
-    wait_copies<0>();
-    fence_matrix_reads();
-    if (pending_ != 0) arrive(pending_);
+    asm volatile("cp.async.wait_all;" ::: "memory");
   }
 
  private:
@@ -70,39 +70,50 @@ class Fetcher {
     }
   }
 
-  __device__ void fetch_keys(const VisibleRanges<T>& ranges, Turn& turn) {
-    for (RangeWalk walk; walk.range < ranges.size; walk.next(ranges, kKeys)) {
-      const auto& range = ranges.range[walk.range];
-      const std::int64_t offset = static_cast<std::int64_t>(walk.begin) * D;
-      const int count = range.count - walk.begin;
-      wait_barrier(shared_address(&barriers_.empty_keys[turn.stage]), turn.parity ^ 1);
-      fetch(tiles_.keys(turn.stage), range.keys + offset, count);
-      hand_over(barriers_.full_keys[turn.stage]);
-      wait_barrier(shared_address(&barriers_.empty_values[turn.stage]), turn.parity ^ 1);
-      fetch(tiles_.values(turn.stage), range.values + offset, count);
-      hand_over(barriers_.full_values[turn.stage]);
-      turn.next();
+  // Keys run one tile ahead of values: they are wanted first and their places are free first.
+  __device__ void fetch_tiles(const VisibleRanges<T>& ranges) {
+    RangeWalk keys;
+    RangeWalk values;
+    fetch_keys(ranges, keys);
+    while (values.range < ranges.size) {
+      if (keys.range < ranges.size) fetch_keys(ranges, keys);
+      fetch<true>(tiles_.values(values_.stage), barriers_.empty_values, barriers_.full_values,
+                  values_, ranges, values);
     }
   }
 
-  __device__ void fetch(std::uint32_t tile, const T* source, int count) const {
+  __device__ void fetch_keys(const VisibleRanges<T>& ranges, RangeWalk& walk) {
+    fetch<false>(tiles_.keys(keys_.stage), barriers_.empty_keys, barriers_.full_keys, keys_, ranges,
+                 walk);
+  }
+
+  // A tile of keys or values, once its place is free.
+  template <bool Values>
+  __device__ void fetch(std::uint32_t tile, std::uint64_t* empty, std::uint64_t* full, Turn& turn,
+                        const VisibleRanges<T>& ranges, RangeWalk& walk) {
+    wait_barrier(shared_address(&empty[turn.stage]), turn.parity ^ 1);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const bool there = walk.range < ranges.size;
+      const auto& range = ranges.range[there ? walk.range : 0];
+      const int count = there ? range.count - walk.begin : 0;
+      fetch_half(tile + static_cast<std::uint32_t>(half * kHalf * 128),
+                 (Values ? range.values : range.keys) + static_cast<std::int64_t>(walk.begin) * D,
+                 count);
+      walk.next(ranges, kHalf);
+    }
+    arrive_after_copies(shared_address(&full[turn.stage]));
+    turn.next();
+  }
+
+  __device__ void fetch_half(std::uint32_t tile, const T* source, int count) const {
     const T* from = source + static_cast<std::int64_t>(first_row_) * D + chunk_ * 8;
 #pragma unroll 4
-    for (int i = 0; i < kKeys / kRowStep; ++i) {
+    for (int i = 0; i < kHalf / kRowStep; ++i) {
       const bool valid = first_row_ + i * kRowStep < count;
       copy_async_16(tile + first_offset_ + static_cast<std::uint32_t>(i * kRowStep * 128),
                     valid ? from + i * kRowStep * D : source, valid);
     }
-  }
-
-  // Ends a copy. `barrier` hears of it one copy later, when it has surely landed: two are always
-  // under way.
-  __device__ void hand_over(std::uint64_t& barrier) {
-    commit_copies();
-    wait_copies<1>();
-    fence_matrix_reads();
-    if (pending_ != 0) arrive(pending_);
-    pending_ = shared_address(&barrier);
   }
 
   const PrefillArgs& args_;
@@ -112,7 +123,8 @@ class Fetcher {
   int first_row_;
   int chunk_;
   std::uint32_t first_offset_;
-  std::uint32_t pending_ = 0;
+  Turn keys_;
+  Turn values_;
 };
 
 }  // namespace moa_rt::cuda::hopper

@@ -14,20 +14,34 @@ struct GroupRows {
 
   SoftmaxState state[2];
   float sums[kSums] = {};
+  int first_row;
   int row[2];
   int position[2];
   int low;  // positions of the group's first and last query
   int high;
 
-  __device__ GroupRows(RowMap map, int first_position, int group) {
+  __device__ explicit GroupRows(int group) {
     const int thread = static_cast<int>(threadIdx.x) % kGroupThreads;
+    first_row = group * 64;
+    for (int half = 0; half < 2; ++half) {
+      row[half] = first_row + thread / 32 * 16 + thread % 32 / 4 + half * 8;
+    }
+  }
+
+  // Where an item's queries are; what was summed so far stays.
+  __device__ void place(RowMap map, int first_position) {
     const int last = map.tokens - 1;
     for (int half = 0; half < 2; ++half) {
-      row[half] = group * 64 + thread / 32 * 16 + thread % 32 / 4 + half * 8;
       position[half] = first_position + min(map.token(row[half]), last);
     }
-    low = first_position + min(map.token(group * 64), last);
-    high = first_position + min(map.token(group * 64 + 63), last);
+    low = first_position + min(map.token(first_row), last);
+    high = first_position + min(map.token(first_row + 63), last);
+  }
+  __device__ void reset() {
+    state[0] = {};
+    state[1] = {};
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sums[i] = 0.0f;
   }
 
   template <int Scores>
@@ -42,12 +56,34 @@ struct GroupRows {
     commit_products();
   }
 
-  template <int Keys>
-  __device__ void mask(const KeyTile<Keys>& tile, float (&scores)[Keys / 2]) const {
+  __device__ bool sees_all(KeyHalf half, int sink, int window) const {
+    const int last = half.first + kHalf - 1;
+    return half.count == kHalf && last <= low && (last < sink || high - half.first < window);
+  }
+  __device__ bool sees_none(KeyHalf half, int sink, int window) const {
+    return half.count <= 0 || half.first > high ||
+           (half.first >= sink && low - (half.first + half.count - 1) >= window);
+  }
+
+  // The scores of half a tile, `lead` the first of them: two compares and one choice a key where
+  // the compiler can, since columns are constants.
+  template <int Lead>
+  __device__ void mask(KeyHalf half, int sink, int window, float (&scores)[kKeys / 2]) const {
     const int column = (static_cast<int>(threadIdx.x) % 4) * 2;
 #pragma unroll
-    for (int i = 0; i < Keys / 2; ++i) {
-      if (!tile.visible(position[i / 2 % 2], i / 4 * 8 + column + i % 2)) scores[i] = -kInfinity;
+    for (int r = 0; r < 2; ++r) {
+      const int at = position[r] - half.first - column;  // of the query, counted in columns
+      const int end = min(half.count - column, at + 1);
+      const int sink_end = sink - half.first - column;
+      const int begin = at - window + 1;
+#pragma unroll
+      for (int i = 2 * r; i < kHalf / 2; i += 4) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const int key = i / 4 * 8 + j;
+          if (key >= end || (key >= sink_end && key < begin)) scores[Lead + i + j] = -kInfinity;
+        }
+      }
     }
   }
 

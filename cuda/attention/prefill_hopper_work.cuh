@@ -13,7 +13,8 @@ namespace moa_rt::cuda::hopper {
 inline constexpr int kGroupThreads = 128;
 inline constexpr int kThreads = 3 * kGroupThreads;  // fetches, multiplies, multiplies
 inline constexpr int kRows = kPrefillTileRows;
-inline constexpr int kKeys = 128;  // of a tile
+inline constexpr int kKeys = 128;  // of a tile: two runs of kHalf keys, each from any range
+inline constexpr int kHalf = kKeys / 2;
 inline constexpr int kStages = 2;  // of keys and values, and of items
 inline constexpr int kFetchRegisters = 40;
 inline constexpr int kProductRegisters = 232;
@@ -46,14 +47,22 @@ struct Barriers {
   __device__ void init() {
     constexpr int kProductWarps = 8;
     for (int stage = 0; stage < kStages; ++stage) {
-      for (std::uint64_t* full : {full_items, full_keys, full_values}) {
+      for (std::uint64_t* full : {full_keys, full_values}) {
         init_barrier(shared_address(&full[stage]), kGroupThreads);
       }
+      // One more where the work itself is written.
+      init_barrier(shared_address(&full_items[stage]), kGroupThreads + 1);
       for (std::uint64_t* empty : {empty_items, empty_keys, empty_values}) {
         init_barrier(shared_address(&empty[stage]), kProductWarps);
       }
     }
   }
+};
+
+// Half a key tile: keys at consecutive positions.
+struct KeyHalf {
+  int first;
+  int count;
 };
 
 // An item with all that both sides must know.
@@ -66,6 +75,17 @@ struct Work {
   int window;
   std::int64_t first_query;  // its first element in queries and out
 };
+
+// The next keys of a walk, none past the end. A half ends with its range, so that the sink and the
+// window of a narrow head share a tile.
+template <typename T>
+__device__ inline KeyHalf next_half(RangeWalk& walk, const VisibleRanges<T>& ranges) {
+  if (walk.range >= ranges.size) return {0, 0};
+  const auto& range = ranges.range[walk.range];
+  const KeyHalf half{range.position + walk.begin, min(range.count - walk.begin, kHalf)};
+  walk.next(ranges, kHalf);
+  return half;
+}
 
 // Items of a block: dear ones first, every other round backwards, so that all blocks get about the
 // same sum.

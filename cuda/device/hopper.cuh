@@ -17,6 +17,12 @@ __device__ inline void arrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// An arrival once all copies that this thread has started have landed. Who waits for the phase must
+// then fence_matrix_reads() before its products read what was copied.
+__device__ inline void arrive_after_copies(std::uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
 // Until the phase of this parity is over.
 __device__ inline void wait_barrier(std::uint32_t barrier, std::uint32_t parity) {
   std::uint32_t done = 0;
@@ -33,7 +39,8 @@ __device__ inline void wait_barrier(std::uint32_t barrier, std::uint32_t parity)
   } while (done == 0);
 }
 
-// What this thread wrote to shared memory becomes visible to the matrix units.
+// What this thread wrote to shared memory, or has seen written there, becomes visible to the matrix
+// units.
 __device__ inline void fence_matrix_reads() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
