@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <fstream>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -14,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/small_file.h"
 #include "moa_rt/error.h"
 
 namespace moa_rt {
@@ -134,12 +134,12 @@ namespace {
 
 // CPUs granted by a cgroup v2 quota ("max 100000" or "150000 100000"), rounded up; 0 if unlimited.
 int cgroup_cores() {
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0.0;
-  if (!(file >> quota >> period) || quota == "max" || !(period > 0.0)) return 0;
-  const double cores = std::strtod(quota.c_str(), nullptr) / period;
-  return cores > 0.0 ? static_cast<int>(cores + 0.999) : 0;
+  const std::string file = read_small_file("/sys/fs/cgroup/cpu.max");
+  std::string_view text = file;
+  const auto quota = parse_integer(next_word(text));
+  const auto period = parse_integer(next_word(text));
+  if (!quota || !period || *quota <= 0 || *period <= 0) return 0;
+  return static_cast<int>((*quota - 1) / *period + 1);
 }
 
 }  // namespace

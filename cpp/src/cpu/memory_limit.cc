@@ -4,10 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <limits>
 #include <optional>
-#include <sstream>
+#include <string_view>
+
+#include "core/small_file.h"
 
 namespace moa_rt {
 namespace {
@@ -16,20 +17,24 @@ constexpr std::int64_t kUnlimited = std::numeric_limits<std::int64_t>::max();
 
 // The first number of a file; nothing for a missing file or the word "max".
 std::optional<std::int64_t> read_number(const std::string& path) {
-  std::ifstream file(path);
-  std::int64_t value = 0;
-  if (file >> value) return value;
-  return std::nullopt;
+  const std::string file = read_small_file(path);
+  std::string_view text = file;
+  return parse_integer(next_word(text));
+}
+
+// Takes the next line off `text`.
+std::string_view next_line(std::string_view& text) {
+  const std::string_view line = text.substr(0, text.find('\n'));
+  text.remove_prefix(std::min(line.size() + 1, text.size()));
+  return line;
 }
 
 // The number that follows `key` at the start of a line.
-std::optional<std::int64_t> read_field(const std::string& path, const std::string& key) {
-  std::ifstream file(path);
-  std::string word;
-  for (std::string line; std::getline(file, line);) {
-    std::istringstream fields(line);
-    std::int64_t value = 0;
-    if (fields >> word >> value && word == key) return value;
+std::optional<std::int64_t> read_field(const std::string& path, std::string_view key) {
+  const std::string file = read_small_file(path);
+  for (std::string_view text = file; !text.empty();) {
+    std::string_view line = next_line(text);
+    if (next_word(line) == key) return parse_integer(next_word(line));
   }
   return std::nullopt;
 }
@@ -71,8 +76,9 @@ std::int64_t cgroup_available(const std::string& root, const CgroupFiles& files,
 // Lines of /proc/self/cgroup are "id:controllers:path"; version 2 has id 0 and no controllers.
 std::int64_t cgroup_available(const std::string& root) {
   std::int64_t available = kUnlimited;
-  std::ifstream file(root + "/proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) {
+  const std::string file = read_small_file(root + "/proc/self/cgroup");
+  for (std::string_view text = file; !text.empty();) {
+    const std::string line(next_line(text));
     const std::size_t first = line.find(':');
     if (first == std::string::npos) continue;
     const std::size_t second = line.find(':', first + 1);
