@@ -82,9 +82,10 @@ PEAK = """
 import resource, sys, moa_rt
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-moa_rt.Engine(sys.argv[1], device="cuda", max_seq_len=256, max_batch=1).close()
+options = {"device": "cuda", "dtype": "bfloat16", "max_seq_len": 256, "max_batch": 1}
+moa_rt.Engine(sys.argv[1], **options).close()
 small = peak()
-moa_rt.Engine(sys.argv[2], device="cuda", max_seq_len=256, max_batch=1).close()
+moa_rt.Engine(sys.argv[2], **options).close()
 print(peak() - small)
 """
 
