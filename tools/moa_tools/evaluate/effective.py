@@ -8,7 +8,7 @@ Without a mean span every plan is taken as it is, at its own density. With a mea
 (the cache's size is fixed, the input grows) there are two families: `uniform` keeps M tokens in
 every head, and `plans` is at each length that of the given files which keeps the most tokens, but
 on average no more than M (and one percent, for rounding). So both have the same bytes at most,
-whatever the length.
+whatever the length. A length that no file fits is left out: many plans are dense below their range.
 """
 
 from __future__ import annotations
@@ -186,7 +186,6 @@ class EffectiveSuite:
             for subject in self._subjects:
                 plan = subject.member(length)
                 if plan is None or failures[subject.name] >= _FAILURES:
-                    failures[subject.name] = _FAILURES
                     continue
                 scores = base
                 if plan.kind != "dense":
@@ -237,8 +236,10 @@ class EffectiveSuite:
     def _rows(self, subject: _Subject, results: Results) -> Iterator[dict[str, Any]]:
         for length in self._ladder:
             plan = subject.member(length)
+            if plan is None:
+                continue
             base = self._scores(DENSE, length, results)
-            if plan is None or base is None or sum(base) < _DENSE_LEAST * len(base):
+            if base is None or sum(base) < _DENSE_LEAST * len(base):
                 return
             scores = self._scores(plan.label, length, results)
             if scores is None:
