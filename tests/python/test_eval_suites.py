@@ -116,11 +116,16 @@ def half_plan(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.parametrize("dense_below", [1, 500])
 def test_effective_context_at_a_fixed_mean_span(
-    tiny_dir: Path, half_plan: str, tmp_path: Path
+    tiny_dir: Path, half_plan: str, tmp_path: Path, dense_below: int
 ) -> None:
     kit = kit_of(tiny_dir)
     config = ModelConfig.load(tiny_dir)
+    ranged = json.loads(Path(half_plan).read_text())
+    ranged["length_range"][0] = dense_below
+    half_plan = str(tmp_path / "half.json")
+    Path(half_plan).write_text(json.dumps(ranged))
     plans = parse_plans([half_plan], config)
     grid = Grid(samples=20, depths=10)
     rules = Rules(mean_span=256)

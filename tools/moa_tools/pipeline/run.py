@@ -133,8 +133,8 @@ class _Runner:
         found = load_curves([curve_step.files(self._curve_file)[0]], self._config)
         lengths = sorted({c.length for c in found.curves} | {options.validate_length or 0})
         limits = Budgets(dict.fromkeys(lengths, budget))
-        # Gates have one worth for all lengths: between lengths there is nothing to trade. Most of it
-        # is nearly 0 where there is room, and a small gap of next to nothing takes minutes to prove.
+        # Gates have one worth for all lengths: between lengths there is nothing to trade. Where
+        # there is room it is nearly 0, and a small gap of next to nothing takes minutes to prove.
         learned = options.method == "gates"
         settings = SearchOptions(
             solver=options.solver,
