@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moa_tools.hf.sink_window import check_spans
+from moa_tools.hf.spans import check_spans
 
 if TYPE_CHECKING:
     from torch import Tensor

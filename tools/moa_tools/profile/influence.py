@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 
 from moa_rt import ArgumentError
 
-from moa_tools.hf.sink_window import check_spans
+from moa_tools.hf.spans import check_spans
 
 if TYPE_CHECKING:
     import torch
