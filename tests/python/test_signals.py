@@ -27,7 +27,8 @@ def roomy(tiny_dir: Path) -> Iterator[Engine]:
 
 
 INTERRUPTED = """
-import sys, time, moa_rt
+import signal, sys, time, moa_rt
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 engine = moa_rt.Engine(sys.argv[1], num_threads=1, prefill_chunk=64)
 ids = [5, 6, 7]
 options = {"max_new_tokens": 60_000, "ignore_eos": True}
