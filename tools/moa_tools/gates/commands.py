@@ -33,7 +33,7 @@ def gates(
         int | None, typer.Option(help="Samples a step. Default: 4, on a CPU 2.")
     ] = None,
     language_weight: Annotated[
-        float, typer.Option(help="Weight of plain text against answers.")
+        float, typer.Option(help="Weight of text and summaries against answers.")
     ] = 0.2,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",

@@ -23,7 +23,7 @@ from moa_rt import (
 )
 from numpy.typing import NDArray
 
-# A plan's span is never below sink + 64, so a curve that starts there covers every plan.
+# A curve begins here or below, where the narrowest plans of rounding 64 are.
 LEAST_WINDOW = 64
 _ROUNDINGS = (64, 32, 16)
 
