@@ -366,5 +366,9 @@ def test_profile_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert "200 tokens, joint, float32 on cpu: " in capsys.readouterr().out
     assert main(["profile-cost", "tiny-gqa", "--length", "8", "--answer", "8"]) == 2
     assert "length and answer: got 8 and 8" in capsys.readouterr().err
+    assert main([*arguments, "--method", "gates", "--batch", "2"]) == 0
+    assert "200 tokens, gates, float32 on cpu: " in capsys.readouterr().out
+    assert main([*arguments, "--method", "ablation"]) == 2
+    assert "method: got 'ablation', want influence or gates" in capsys.readouterr().err
     assert main(["profile-cost", "tiny", "--length", "200"]) == 2
     assert "model shape: got 'tiny'" in capsys.readouterr().err

@@ -78,9 +78,9 @@ def gates(
     partial = Partial(curve_files.paths(out)[0].with_suffix(".partial.safetensors"), origin)
     with _out_of_memory_named(config, longest, options), _fast_products(options):
         model, _ = load_model(model_dir, dtype=options.torch_dtype, device=options.device)
-        pools = Pools(_lessons(model, samples, options, reporter))
+        pools = Pools(lessons(model, samples, options, reporter))
         shape = (config.num_hidden_layers, config.num_key_value_heads, config.num_attention_heads)
-        trainer = Trainer(model, pools, options, shape, _is_scarce(config, longest, options))
+        trainer = Trainer(model, pools, options, shape, is_scarce(config, longest, options))
         if partial.restore(trainer):
             reporter.info(f"gates: going on after step {trainer.state.step}")
         seconds = _train(trainer, partial, options, reporter)
@@ -112,7 +112,7 @@ def cost_curve(spans: tuple[int, ...], worth: Tensor) -> CostCurve:
     return CostCurve(OBJECTIVE, spans[-1], np.array(spans, dtype=np.int64), np.maximum(costs, 0.0))
 
 
-def _lessons(
+def lessons(
     model: Any, samples: Sequence[Sample], options: GatesOptions, reporter: Reporter
 ) -> dict[int, dict[str, list[Lesson]]]:
     """What the dense model says to every sample, by length and objective."""
@@ -178,7 +178,8 @@ def _fits(config: ModelConfig, options: GatesOptions, longest: int) -> str:
     return f"length {fits} would fit" if fits > 0 else "no length would: the weights do not fit"
 
 
-def _is_scarce(config: ModelConfig, length: int, options: GatesOptions) -> bool:
+def is_scarce(config: ModelConfig, length: int, options: GatesOptions) -> bool:
+    """Whether the graphs of all layers would take too much of what is free."""
     item, batch, device = _ITEM_BYTES[options.torch_dtype], options.batch_size, options.device
     layers = config.num_hidden_layers
     all_graphs = memory.predict_memory(config, length, batch, item, device, graphs=layers)

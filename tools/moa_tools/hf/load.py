@@ -34,6 +34,26 @@ def torch_device(name: str) -> Any:
     return device
 
 
+def random_model(fields: dict[str, Any], *, dtype: str, device: str) -> Any:
+    """A frozen model with random weights, made on the device, from the fields of a config.json."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.for_model(**fields)
+    factory: Any = transformers.AutoModelForCausalLM
+    with torch_device(device):
+        torch.manual_seed(0)
+        model = factory.from_config(config, dtype=_torch_dtype(dtype))
+    return _frozen(model)
+
+
+def _frozen(model: Any) -> Any:
+    """In evaluation mode, and no weight has a gradient."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model.eval()
+
+
 def load_model(
     model_dir: str | Path, *, dtype: str = "float32", device: str = "cpu"
 ) -> tuple[Any, ModelConfig]:
@@ -53,10 +73,7 @@ def load_model(
 
         factory: Any = transformers.AutoModelForCausalLM
         model = factory.from_pretrained(directory, dtype=kind)
-    model = model.to(place).eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model, config
+    return _frozen(model.to(place)), config
 
 
 def _from_converted(directory: Path, config: ModelConfig, dtype: Any) -> Any:

@@ -47,20 +47,38 @@ def profile_cost(
     shape: Annotated[str, typer.Argument(help="Model shape, such as llama-2-7b.")],
     length: Annotated[int, typer.Option(help="Tokens of a sample.")] = 8192,
     answer: Annotated[int, typer.Option(help="Tokens of its answer.")] = 128,
-    form: Annotated[str, typer.Option(help="joint or entry.")] = "joint",
+    method: Annotated[
+        str, typer.Option(help="influence: of a sample; gates: of a step of its batch.")
+    ] = "influence",
+    form: Annotated[str, typer.Option(help="Of influence: joint or entry.")] = "joint",
+    batch: Annotated[int | None, typer.Option(help="Of gates: samples a step.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
 ) -> None:
     """Measure seconds and memory that profiling a model of this shape takes (random weights)."""
-    from moa_tools.bench.shapes import find
-    from moa_tools.profile.influence import Form
-    from moa_tools.profile.measure import measure
-    from moa_tools.profile.options import ProfileOptions
+    from moa_rt import ArgumentError
 
-    options = ProfileOptions(form=cast("Form", form), device=device, dtype=dtype)
-    cost = measure(find(shape), length, answer, options)
+    from moa_tools.bench.shapes import find
+
+    if method == "influence":
+        from moa_tools.profile import measure
+        from moa_tools.profile.influence import Form
+        from moa_tools.profile.options import ProfileOptions
+
+        options = ProfileOptions(form=cast("Form", form), device=device, dtype=dtype)
+        cost = measure.measure(find(shape), length, answer, options)
+        name, unit = form, "a sample"
+    elif method == "gates":
+        from moa_tools.gates import measure as gates_measure
+        from moa_tools.gates.options import GatesOptions
+
+        gates = GatesOptions(batch=batch, device=device, dtype=dtype)
+        cost = gates_measure.measure(find(shape), length, answer, gates)
+        name, unit = "gates", f"a step of {gates.batch_size} samples"
+    else:
+        raise ArgumentError(f"method: got {method!r}, want influence or gates")
     peak = "" if cost.peak_bytes is None else f", measured {cost.peak_bytes / 2**30:.2f} GiB"
     typer.echo(
-        f"{shape}, {length} tokens, {form}, {options.torch_dtype} on {device}: "
-        f"{cost.seconds:.2f} s a sample; predicted {cost.predicted_bytes / 2**30:.2f} GiB{peak}"
+        f"{shape}, {length} tokens, {name}, {cost.dtype} on {device}: "
+        f"{cost.seconds:.2f} s {unit}; predicted {cost.predicted_bytes / 2**30:.2f} GiB{peak}"
     )

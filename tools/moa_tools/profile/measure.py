@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from moa_rt import ArgumentError, ResourceError
 
 from moa_tools.bench.shapes import Shape
 from moa_tools.calibrate.samples import Sample
-from moa_tools.hf.load import torch_device
+from moa_tools.hf.load import random_model, torch_device
 from moa_tools.profile import memory
 from moa_tools.profile.meter import Meter
 from moa_tools.profile.options import ITEM_BYTES, ProfileOptions
@@ -17,60 +17,67 @@ from moa_tools.profile.run import sample_curves
 
 
 @dataclass(frozen=True)
-class ProfileCost:
-    """Of one sample; the first one, which warms up, is left out."""
+class Cost:
+    """Of one round of work; the first one, which warms up, is left out."""
 
     seconds: float
+    dtype: str
     predicted_bytes: int
     peak_bytes: int | None  # GPU only: what its allocator gave out at most
 
 
-def measure(
-    shape: Shape, length: int, answer: int, options: ProfileOptions, repeat: int = 3
-) -> ProfileCost:
-    """Profiles `repeat` samples of random tokens after a first one.
-
-    Raises ArgumentError for lengths that do not go together and ResourceError if the prediction is
-    more than what the device has free.
-    """
+def check_fits(shape: Shape, length: int, answer: int, device: str, predicted: int) -> None:
+    """Raises ArgumentError for lengths that do not agree, ResourceError for want of memory."""
     if not 0 < answer < length <= shape.max_position_embeddings:
         raise ArgumentError(
             f"length and answer: got {length} and {answer}, want 1 <= answer < length <= "
             f"{shape.max_position_embeddings}"
         )
-    if repeat < 1:
-        raise ArgumentError(f"repeat: got {repeat}, want at least 1")
-    torch_device(options.device)
-    config = shape.config(options.torch_dtype)
-    item = ITEM_BYTES[options.torch_dtype]
-    predicted = memory.predict_memory(config, length, answer, item, options.device).total
-    free = memory.free_bytes(options.device)
+    free = memory.free_bytes(device)
     if predicted > free:
         raise ResourceError(
-            f"{shape.name} at {length} tokens on {options.device}: needs {predicted} bytes, free "
-            f"{free}"
+            f"{shape.name} at {length} tokens on {device}: needs {predicted} bytes, free {free}"
         )
-    model = _random_model(shape, options)
+
+
+def random_sample(shape: Shape, length: int, answer: int, task: str = "text") -> Sample:
+    """A sample of `length` tokens without meaning, the last `answer` of them its answer."""
     ids = tuple((7 * i) % shape.vocab_size for i in range(1, length + 1))
-    sample = Sample("random", "text", "profile", length, ids[:-answer], ids[-answer:], "random")
-    sample_curves(model, sample, options)
-    meter = Meter(options.device)
+    return Sample("random", task, "profile", length, ids[:-answer], ids[-answer:], "random")
+
+
+def repeated(
+    work: Callable[[], object], device: str, length: int, repeat: int
+) -> tuple[float, int | None]:
+    """Mean seconds of a round after a first one, and the most bytes on a GPU in any of them.
+
+    Raises ArgumentError if no round is asked for.
+    """
+    if repeat < 1:
+        raise ArgumentError(f"repeat: got {repeat}, want at least 1")
+    work()
+    meter = Meter(device)
     for _ in range(repeat):
         with meter.measure(length):
-            sample_curves(model, sample, options)
-    return ProfileCost(meter.mean_seconds()[length], predicted, meter.peak_bytes.get(length))
+            work()
+    return meter.mean_seconds()[length], meter.peak_bytes.get(length)
 
 
-def _random_model(shape: Shape, options: ProfileOptions) -> Any:
-    import torch
-    import transformers
+def measure(
+    shape: Shape, length: int, answer: int, options: ProfileOptions, repeat: int = 3
+) -> Cost:
+    """Profiles `repeat` samples of random tokens after a first one.
 
-    fields = shape.config_json(options.torch_dtype)
-    config = transformers.AutoConfig.for_model(**fields)
-    factory: Any = transformers.AutoModelForCausalLM
-    with torch.device(options.device):
-        torch.manual_seed(0)
-        model = factory.from_config(config, dtype=getattr(torch, options.torch_dtype))
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return model.eval()
+    Raises what `check_fits` and `repeated` raise.
+    """
+    torch_device(options.device)
+    dtype = options.torch_dtype
+    config = shape.config(dtype)
+    parts = memory.predict_memory(config, length, answer, ITEM_BYTES[dtype], options.device)
+    check_fits(shape, length, answer, options.device, parts.total)
+    model = random_model(shape.config_json(dtype), dtype=dtype, device=options.device)
+    sample = random_sample(shape, length, answer)
+    seconds, peak = repeated(
+        lambda: sample_curves(model, sample, options), options.device, length, repeat
+    )
+    return Cost(seconds, dtype, parts.total, peak)
