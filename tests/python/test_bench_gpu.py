@@ -18,7 +18,7 @@ from moa_rt import (
 from moa_tools.bench import commands, end_to_end, environment, gpu, random_model, section, shapes
 from moa_tools.bench.end_to_end import Job
 from moa_tools.bench.options import GpuOptions
-from moa_tools.bench.random_model import temporary_model, write_model
+from moa_tools.bench.random_model import ready_model, remove_parts, write_model
 from moa_tools.bench.record import Missing, Row, load, parse_row
 from moa_tools.cli import main
 
@@ -39,14 +39,36 @@ def dry(work_dir: Path, **fields: Any) -> GpuOptions:
 
 
 def test_a_random_model_opens_and_decodes(tmp_path: Path) -> None:
-    with temporary_model(tmp_path, TINY) as directory:
-        assert ModelConfig.load(str(directory)).num_key_value_heads == 2
-        assert (directory / "model.safetensors").stat().st_size == random_model.model_bytes(TINY)
-        with Engine(directory, max_seq_len=64, num_threads=1) as engine:
-            logits = engine.logits([5, 6, 7])
-            assert logits.std() > 0.1
-            assert engine.options.dtype == "bfloat16"
+    directory = ready_model(tmp_path, TINY)
+    assert ModelConfig.load(str(directory)).num_key_value_heads == 2
+    assert (directory / "model.safetensors").stat().st_size == random_model.model_bytes(TINY)
+    with Engine(directory, max_seq_len=64, num_threads=1) as engine:
+        logits = engine.logits([5, 6, 7])
+        assert logits.std() > 0.1
+        assert engine.options.dtype == "bfloat16"
+    assert list(tmp_path.iterdir()) == [directory]
+
+
+def test_a_random_model_is_written_once_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ready_model(tmp_path, TINY)
     assert list(tmp_path.iterdir()) == []
+    written = ready_model(tmp_path, TINY) / "model.safetensors"
+    first = written.stat().st_mtime_ns
+    assert ready_model(tmp_path, TINY) == written.parent
+    assert written.stat().st_mtime_ns == first
+    (tmp_path / "random-other-bfloat16.part-12").mkdir()
+    remove_parts(tmp_path, 2)
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_parts(tmp_path, 12)
+    assert list(tmp_path.iterdir()) == [written.parent]
 
 
 def test_a_random_model_that_does_not_fit_leaves_nothing(
@@ -65,7 +87,7 @@ def test_a_run_keeps_rows_and_names_what_is_missing(tmp_path: Path) -> None:
     output = tmp_path / "run.json"
     run = gpu.run_all(
         dry(work),
-        ["kernels", "engine-tiny-gqa"],
+        ["kernels", "engine-tiny-gqa-tiny"],
         output,
         lines.append,
         command="x",
@@ -86,9 +108,9 @@ def test_a_run_keeps_rows_and_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_section_that_hangs_is_stopped_and_named(tmp_path: Path) -> None:
-    results = list(gpu.run_section("engine-tiny-gqa", dry(tmp_path), {}, 0.05))
+    results = list(gpu.run_section("engine-tiny-gqa-tiny", dry(tmp_path), {}, 0.05))
     assert results == [
-        Missing("engine-tiny-gqa", "stopped after 0 s; what it had measured is kept")
+        Missing("engine-tiny-gqa-tiny", "stopped after 0 s; what it had measured is kept")
     ]
 
 
@@ -147,18 +169,32 @@ def test_lines_of_a_section_are_read_as_they_were_written() -> None:
 
 def test_unknown_names_are_told_with_all_known_ones() -> None:
     options = GpuOptions(models=("llama-2-7b",))
-    with pytest.raises(ArgumentError, match=r"frobnicate.*engine-llama-2-7b"):
+    with pytest.raises(ArgumentError, match=r"frobnicate.*engine-llama-2-7b-3k"):
         gpu.choose(options, ["frobnicate"])
-    with pytest.raises(ArgumentError, match="engine-llama-3-8b"):
-        gpu.choose(options, ["engine-llama-3-8b"])
+    with pytest.raises(ArgumentError, match="engine-llama-3-8b-3k"):
+        gpu.choose(options, ["engine-llama-3-8b-3k+1k"])
     with pytest.raises(ArgumentError, match="gpt-5"):
         GpuOptions(models=("gpt-5",))
     with pytest.raises(ArgumentError, match="9k"):
         GpuOptions(settings=("9k",))
     with pytest.raises(ArgumentError, match="steps"):
         GpuOptions(steps=1)
-    assert gpu.choose(options, ["attention", "ceilings"]) == ["ceilings", "attention"]
-    assert "transformers-static-llama-2-7b" in gpu.choose(options, [])
+    with pytest.raises(ArgumentError, match=r"got eng, want"):
+        gpu.choose(options, ["eng"])
+    assert gpu.choose(options, ["attention-flex", "ceilings"]) == ["ceilings", "attention-flex"]
+    assert gpu.choose(options, ["attention"]) == [
+        "attention",
+        "attention-flashinfer",
+        "attention-flex",
+    ]
+    settings = ("3k+1k", "6k+2k")
+    both = GpuOptions(models=("llama-2-7b", "llama-3-8b"), settings=settings)
+    assert gpu.choose(both, ["engine"]) == [
+        f"engine-{model}-{setting}" for setting in settings for model in both.models
+    ]
+    quick = GpuOptions(quick=True, settings=settings)
+    assert gpu.choose(quick, [])[-1] == "engine-llama-2-7b-3k+1k"
+    assert "transformers-static-llama-2-7b-12k+4k" in gpu.choose(options, [])
     assert all(gpu.limit_of(name) > 0 for name in gpu.choose(GpuOptions(), []))
 
 
@@ -229,19 +265,19 @@ def test_the_jobs_of_a_plan_share_an_engine_and_shrink_what_does_not_fit(
 
     monkeypatch.setattr(end_to_end, "_open", refuse_above_three)
     monkeypatch.setattr(end_to_end, "full_batch", lambda *_: 5)
-    with temporary_model(tmp_path, TINY) as directory:
-        around = end_to_end.Surroundings("tiny-gqa", directory, "cpu", 4, 0.0, num_threads=1)
-        plan = AttentionPlan.dense(TINY.config())
-        jobs = [Job("dense", "tiny", 256, batch) for batch in (0, 1)]
-        rows = list(end_to_end.measure_plan(around, jobs, plan, 0))
-        assert [(r.case["batch"], r.case["full"]) for r in rows if isinstance(r, Row)] == [
-            (1, 0),
-            (3, 1),
-        ]
-        assert opened == [5, 4, 3]
-        refused = list(end_to_end.measure_plan(around, [Job("dense", "tiny", 256, 8)], plan, 0))
-        want = "moa_rt tiny-gqa tiny dense batch 8"
-        assert refused == [Missing(want, "ResourceError: no room")]
+    directory = ready_model(tmp_path, TINY)
+    around = end_to_end.Surroundings("tiny-gqa", directory, "cpu", 4, 0.0, num_threads=1)
+    plan = AttentionPlan.dense(TINY.config())
+    jobs = [Job("dense", "tiny", 256, batch) for batch in (0, 1)]
+    rows = list(end_to_end.measure_plan(around, jobs, plan, 0))
+    assert [(r.case["batch"], r.case["full"]) for r in rows if isinstance(r, Row)] == [
+        (1, 0),
+        (3, 1),
+    ]
+    assert opened == [5, 4, 3]
+    refused = list(end_to_end.measure_plan(around, [Job("dense", "tiny", 256, 8)], plan, 0))
+    want = "moa_rt tiny-gqa tiny dense batch 8"
+    assert refused == [Missing(want, "ResourceError: no room")]
 
 
 def test_a_published_plan_is_imported_for_the_shape(tmp_path: Path) -> None:

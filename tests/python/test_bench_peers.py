@@ -5,14 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 from moa_rt import HeadSpan, NumericError
+from moa_tools.bench import attention, huggingface, peers, shapes
 from moa_tools.bench import attention_cases as cases
-from moa_tools.bench import peers
 from moa_tools.bench.attention import _check
 from moa_tools.bench.attention_cases import AttentionCase
-from moa_tools.bench.peers import CPU_PEERS, Inputs, make_inputs, reference_error
+from moa_tools.bench.decode_run import Setting
+from moa_tools.bench.peers import CPU_GROUPS, Inputs, make_inputs, reference_error
+from moa_tools.bench.record import Missing, Row
 
 SPANS = (HeadSpan(4, 12), HeadSpan(4, 60))
 CASE = AttentionCase("tiny", "mixed", 4, 2, 48, 2, SPANS, head_dim=16)
+flex = CPU_GROUPS["attention-flex"]["flex_attention"]
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +38,7 @@ def brute(inputs: Inputs, batch: int, head: int, row: int, query: int) -> torch.
 @pytest.mark.parametrize("decode", [True, False])
 def test_flex_attention_has_the_plan_as_its_mask(decode: bool) -> None:
     inputs = make_inputs(CASE, decode, "cpu", torch.float32)
-    out = CPU_PEERS["flex_attention"](inputs)()
+    out = flex(inputs)()
     for head in range(4):
         for row in [0] if decode else [0, 15, 16, 47]:
             query = 47 if decode else row
@@ -47,7 +50,7 @@ def test_flex_attention_has_the_plan_as_its_mask(decode: bool) -> None:
 def test_a_peer_with_a_window_off_by_one_is_found_out() -> None:
     inputs = make_inputs(CASE, True, "cpu", torch.float32)
     wider = replace(CASE, spans=(HeadSpan(4, 13), SPANS[1]))
-    out = CPU_PEERS["flex_attention"](replace(inputs, case=wider))()
+    out = flex(replace(inputs, case=wider))()
     with pytest.raises(NumericError, match="flex"):
         _check("flex", inputs, out)
 
@@ -71,7 +74,7 @@ def test_heads_flattened_into_the_batch_keep_what_the_plan_keeps() -> None:
 def test_sdpa_refuses_what_it_has_no_mask_for() -> None:
     inputs = make_inputs(CASE, True, "cpu", torch.float32)
     with pytest.raises(NotImplementedError):
-        CPU_PEERS["SDPA math"](inputs)
+        CPU_GROUPS["attention"]["SDPA math"](inputs)
 
 
 def test_cases_are_those_of_the_kernel_benchmark() -> None:
@@ -83,3 +86,56 @@ def test_cases_are_those_of_the_kernel_benchmark() -> None:
     assert cases.dense(cases.GQA, 4096, 1).dense
     quarter = cases.mixed(cases.GQA, 8192, 8, 0.25)
     assert sum(head.span for head in quarter.spans) == 8 * 2048
+
+
+def test_a_group_measures_its_peers_alone_and_names_what_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attention, "decode_cases", lambda *_: [CASE])
+    monkeypatch.setattr(attention, "prefill_cases", lambda *_: [])
+    rows = list(attention.measure("attention-flex", "cpu", {}, True))
+    assert [(row.system, row.section) for row in rows if isinstance(row, Row)] == [
+        ("flex_attention", attention.DECODE)
+    ]
+    monkeypatch.setitem(attention.NEEDS, "attention-flashinfer", "no_such_module")
+    assert list(attention.measure("attention-flashinfer", "cpu", {}, True)) == [
+        Missing("FlashInfer, heads as sequences", "the module no_such_module is not installed")
+    ]
+
+
+def test_a_peer_that_fails_leaves_the_others_of_its_group() -> None:
+    def broken(_inputs: Inputs) -> peers.Work:
+        raise RuntimeError("no kernel")
+
+    both = {"broken": broken, **CPU_GROUPS["attention-flex"]}
+    missing, row = attention.measure_case(both, CASE, True, "cpu")
+    assert missing == Missing("broken (decode, mixed)", "RuntimeError: no kernel")
+    assert isinstance(row, Row)
+    assert row.system == "flex_attention"
+
+
+@pytest.mark.parametrize("system", [huggingface.DYNAMIC, huggingface.STATIC])
+def test_transformers_decodes_its_whole_batch(system: str) -> None:
+    torch._dynamo.reset()
+    shape = shapes.find("tiny-gqa")
+    (row,) = huggingface.measure(shape, system, Setting(2, 24, 8, 5), "cpu", "tiny", 1e9, "float32")
+    assert isinstance(row, Row)
+    assert (row.system, row.case["batch"]) == (system, 2)
+    assert row.figures["tok_s"] > 0
+    assert row.figures["first_token_ms"] > 0
+
+
+def test_a_peers_first_batch_holds_its_whole_budget() -> None:
+    shape, setting = shapes.find("llama-2-7b"), Setting(0, 3584, 512)
+    one = 4096 * 32 * 32 * 128 * 2 * 2
+    room = 3 << 30
+    dynamic = huggingface.first_batch(
+        shape, huggingface.DYNAMIC, setting, room + 34 * one, "bfloat16"
+    )
+    assert dynamic == 32  # a layer of 32 twice: one sixteenth more
+    prompts = huggingface.sequence_bytes(shape, 8192, "bfloat16")
+    static = huggingface.first_batch(
+        shape, huggingface.STATIC, setting, room + prompts + 34 * one, "bfloat16"
+    )
+    assert static == 34
+    assert huggingface.first_batch(shape, huggingface.STATIC, setting, 0, "bfloat16") == 1

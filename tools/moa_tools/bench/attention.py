@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from itertools import zip_longest
 from typing import Any
 
 from moa_rt import AttentionPlan, NumericError
 
 from moa_tools.bench import attention_cases as cases
 from moa_tools.bench.attention_cases import AttentionCase
-from moa_tools.bench.peers import CPU_PEERS, PEERS, Inputs, Work, make_inputs, reference_error
+from moa_tools.bench.peers import (
+    CPU_GROUPS,
+    GROUPS,
+    NEEDS,
+    Inputs,
+    Peers,
+    Work,
+    make_inputs,
+    reference_error,
+)
 from moa_tools.bench.record import Missing, Row
 from moa_tools.bench.statistics import Rounds, interleave
 from moa_tools.bench.timing import Timed, copies_for, l2_bytes, launch_timer, per_item, timer
@@ -92,16 +103,9 @@ def _figures(case: AttentionCase, decode: bool, times: Rounds) -> dict[str, floa
 
 
 def measure_case(
-    case: AttentionCase, decode: bool, device: str, quick: bool = False
+    peers: Peers, case: AttentionCase, decode: bool, device: str
 ) -> Iterator[Row | Missing]:
-    """One row for each peer that can, a name and a reason for each that cannot.
-
-    A quick run leaves flex_attention out of dense cases, where kernels made for them are faster: it
-    is compiled anew for every shape.
-    """
-    peers = dict(PEERS if device.startswith("cuda") else CPU_PEERS)
-    if quick and case.dense:
-        peers.pop("flex_attention", None)
+    """One row for each peer that can, a name and a reason for each that cannot."""
     sets = _sets(case, decode, device)
     timers: dict[str, Timed] = {}
     notes: dict[str, tuple[float, bool]] = {}
@@ -123,11 +127,18 @@ def measure_case(
         yield Row(section, name, case.label, figures, times.seconds)
 
 
-def measure(device: str, plans: dict[str, AttentionPlan], quick: bool) -> Iterator[Row | Missing]:
-    """Decode and prefill: what the goals need first, the other cases after it."""
-    lists = {True: decode_cases(device, plans, quick), False: prefill_cases(device, plans, quick)}
-    needed = 2  # the first of each list
-    for part in (slice(0, needed), slice(needed, None)):
-        for decode, listed in lists.items():
-            for case in listed[part]:
-                yield from measure_case(case, decode, device, quick)
+def measure(
+    group: str, device: str, plans: dict[str, AttentionPlan], quick: bool
+) -> Iterator[Row | Missing]:
+    """The peers of a group, in decode and prefill by turns: the goals need the first cases."""
+    peers = (GROUPS if device.startswith("cuda") else CPU_GROUPS)[group]
+    module = NEEDS.get(group)
+    if module is not None and find_spec(module) is None:
+        yield Missing(", ".join(peers), f"the module {module} is not installed")
+        return
+    both = decode_cases(device, plans, quick), prefill_cases(device, plans, quick)
+    for decode, prefill in zip_longest(*both):
+        if decode is not None:
+            yield from measure_case(peers, decode, True, device)
+        if prefill is not None:
+            yield from measure_case(peers, prefill, False, device)

@@ -14,7 +14,10 @@ from moa_rt import ArgumentError
 app = typer.Typer(help="Speed and memory beside the peers at hand.", no_args_is_help=True)
 
 _Output = Annotated[Path, typer.Option("-o", "--output", help="Run file (JSON) to write.")]
-_Only = Annotated[list[str] | None, typer.Option("--only", help="Section to run; may be repeated.")]
+_Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="Section, or what its name begins with; may be repeated."),
+]
 _Commit = Annotated[
     str | None, typer.Option(help="Commit to record where the tools are no checkout.")
 ]
@@ -80,6 +83,9 @@ def gpu(
     work_dir: Annotated[
         Path | None, typer.Option(help="Where random weights go for the time of the run.")
     ] = None,
+    weights_dir: Annotated[
+        Path | None, typer.Option(help="Where random weights stay for other runs.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cuda or cuda:<index>; cpu is a dry run.")] = "cuda",
     quick: Annotated[bool, typer.Option(help="About a minute: fewer cases.")] = False,
     resume: Annotated[bool, typer.Option(help="Add to the run that the file holds.")] = False,
@@ -99,6 +105,7 @@ def gpu(
         plans=_pairs(plans),
         bench_dir=str(bench_dir.absolute()) if bench_dir else "",
         work_dir=str(work_dir.absolute()) if work_dir else tempfile.gettempdir(),
+        weights_dir=str(weights_dir.absolute()) if weights_dir else "",
         steps=min(steps, 48) if quick else steps,
         quick=quick,
     )

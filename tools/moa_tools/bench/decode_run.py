@@ -51,7 +51,6 @@ class Decode:
     setting: Setting
     step_seconds: tuple[float, ...]
     length: int
-    first_token_seconds: float
     prefill_seconds: float
 
     @property
@@ -118,9 +117,7 @@ def run(
             stack.enter_context(engine.open_session(setting.budget)) for _ in range(setting.batch)
         ]
         begin = clock()
-        _prefill(engine, sessions[0], prompts[0][:-1])
-        first = clock() - begin
-        for session, prompt in zip(sessions[1:], prompts[1:], strict=True):
+        for session, prompt in zip(sessions, prompts, strict=True):
             _prefill(engine, session, prompt[:-1])
         prefilled = clock() - begin
         requests = [
@@ -130,8 +127,7 @@ def run(
         times = _decode(engine, setting, clock)
         _finish(engine, requests)
     length = setting.prompt + setting.steps // 2
-    step = times[0]
-    return Decode(setting, tuple(times[setting.dropped :]), length, first + step, prefilled)
+    return Decode(setting, tuple(times[setting.dropped :]), length, prefilled)
 
 
 def _decode(engine: Engine, setting: Setting, clock: Callable[[], float]) -> list[float]:
@@ -147,6 +143,26 @@ def _decode(engine: Engine, setting: Setting, clock: Callable[[], float]) -> lis
             times.append(now - last)
             last, tokens = now, tokens - setting.batch
     return times
+
+
+def first_token_seconds(
+    engine: Engine,
+    setting: Setting,
+    clock: Callable[[], float] = time.perf_counter,
+    repeats: int = 2,
+) -> float:
+    """Shortest time from a whole prompt to its first sampled token, alone on an idle engine."""
+    prompt = random_prompts(engine.config.vocab_size, 1, setting.prompt)[0]
+    times = []
+    for _ in range(repeats):
+        with engine.open_session(setting.budget) as session:
+            begin = clock()
+            request = engine.submit(prompt, session=session.id, max_new_tokens=1, **SAMPLING)
+            while not _check(engine.step()):
+                pass
+            times.append(clock() - begin)
+            _finish(engine, [request])
+    return min(times)
 
 
 def step_bytes(engine: Engine, plan: AttentionPlan, decode: Decode) -> int:
@@ -171,7 +187,6 @@ def figures(engine: Engine, decode: Decode, read_bytes_a_second: float) -> dict[
         "ms_step_median": decode.rounds.median * 1e3,
         "spread": decode.rounds.spread,
         "TB_s": size / seconds * 1e-12,
-        "first_token_ms": decode.first_token_seconds * 1e3,
         "weights_GiB": memory.weights / 2**30,
         "cache_GiB": memory.kv_cache_peak / 2**30,
         "scratch_GiB": memory.scratch / 2**30,

@@ -77,28 +77,28 @@ def mixed_plan(config: ModelConfig) -> AttentionPlan:
 
 
 def make_jobs(
-    settings: dict[str, int],
-    plans: tuple[str, ...],
-    published: tuple[str, ...],
+    setting: str,
+    budget: int,
+    plans: Sequence[str],
+    published: Sequence[str],
     ladder_batch: int,
     quick: bool,
 ) -> list[Job]:
-    """Batch 1 and full memory, dense; plans at full memory; the ladder's steps; published plans.
+    """Dense at batch 1 and at full memory, the ladder's steps, then plans at full memory.
 
-    `ladder_batch` is the batch of the first peer (0: none ran): the same batch shows kernels and
+    The published plans follow the first of the others; the uniform ones of equal bytes come last.
+    `ladder_batch` is the batch of a peer (0: none ran): dense at the same batch shows kernels and
     graph alone, half the bytes at that batch shows the plan alone.
     """
-    first, *others = settings
-    jobs = [Job("dense", first, settings[first], batch) for batch in (1, 0)]
+    jobs = [Job("dense", setting, budget, batch) for batch in (1, 0)]
     if quick:
         return jobs
-    jobs += [Job(plan, first, settings[first], 0) for plan in plans if plan != "dense"]
     if ladder_batch:
         ladder = [plan for plan in plans if plan in ("dense", "uniform 50%")]
-        jobs += [Job(plan, first, settings[first], ladder_batch) for plan in ladder]
-    jobs += [Job(plan, first, settings[first], 0) for plan in published]
-    rest = (*plans, *published)
-    return jobs + [Job(plan, name, settings[name], 0) for name in others for plan in rest]
+        jobs += [Job(plan, setting, budget, ladder_batch) for plan in ladder]
+    first, *others = [plan for plan in plans if plan != "dense"] or [""]
+    order = (first, *published, *others, *(f"uniform as {name}" for name in published))
+    return jobs + [Job(plan, setting, budget, 0) for plan in order if plan]
 
 
 def _open(around: Surroundings, plan: AttentionPlan, budget: int, batch: int) -> Engine:
@@ -140,6 +140,7 @@ def _row(around: Surroundings, job: Job, plan: AttentionPlan, engine: Engine, ba
     setting = Setting(batch, prompt, job.budget - prompt, around.steps)
     decode = decode_run.run(engine, setting)
     figures = decode_run.figures(engine, decode, around.read_bytes_a_second)
+    figures["first_token_ms"] = decode_run.first_token_seconds(engine, setting) * 1e3
     # A device engine takes the memory of its whole batch at once: told where the batch is whole.
     if around.device.startswith("cuda") and batch == engine.options.max_batch:
         used = environment.gpu_memory_used()

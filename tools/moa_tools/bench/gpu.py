@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,20 +21,22 @@ from moa_tools import strict_json
 from moa_tools.bench import ceilings, environment, section
 from moa_tools.bench.huggingface import DYNAMIC
 from moa_tools.bench.options import GpuOptions
+from moa_tools.bench.random_model import remove_parts
 from moa_tools.bench.record import Missing, Row, Run, load, parse_row
 
 # Seconds after which a section is stopped; what it has measured until then counts.
 LIMITS = {
     "ceilings": 60,
     "kernels": 90,
-    "kernels-again": 90,
-    "attention": 300,
+    "attention": 120,
+    "attention-flex": 300,
+    "attention-flashinfer": 300,
     "decoder": 120,
-    "engine": 900,
-    "transformers-dynamic": 300,
-    "transformers-static": 600,
+    "engine": 600,
+    "transformers-dynamic": 200,
+    "transformers-static": 400,
 }
-_QUICK = ("ceilings", "kernels", "attention", "engine")
+_QUICK = ("ceilings", "kernels", "attention", "attention-flex")
 _LEAST_SECONDS = 5.0
 
 
@@ -47,17 +48,24 @@ def check_device(device: str) -> None:
         )
 
 
+def _fits(name: str, want: str) -> bool:
+    return name == want or name.startswith(f"{want}-")
+
+
 def choose(options: GpuOptions, only: Sequence[str]) -> list[str]:
-    """The sections to run, in order. Raises ArgumentError for an unknown name."""
-    every = section.names(options.models)
-    unknown = sorted(set(only) - set(every))
+    """The sections to run, in order; `only` has names, or what names start with up to a dash.
+
+    Raises ArgumentError for one that fits no section.
+    """
+    every = section.names(options.models, options.settings)
+    unknown = sorted(want for want in only if not any(_fits(name, want) for name in every))
     if unknown:
         raise ArgumentError(f"bench: got {', '.join(unknown)}, want some of {', '.join(every)}")
     if only:
-        return [name for name in every if name in only]
+        return [name for name in every if any(_fits(name, want) for want in only)]
     if options.quick:
-        first = options.models[0]
-        return [n for n in every if n in _QUICK or n == f"engine-{first}"]
+        first = f"engine-{options.models[0]}-{options.settings[0]}"
+        return [name for name in every if name in _QUICK or name == first]
     return every
 
 
@@ -121,6 +129,8 @@ def run_section(
         _stop(process)
         process.wait()
         process.stdout.close()
+        for directory in filter(None, (options.work_dir, options.weights_dir)):
+            remove_parts(Path(directory), process.pid)
 
 
 def _continue(old: Run, new: Run, sections: Sequence[str]) -> Run:
@@ -138,10 +148,12 @@ def _continue(old: Run, new: Run, sections: Sequence[str]) -> Run:
 
 def _context(run: Run) -> dict[str, Any]:
     """What later sections need of earlier ones."""
-    batches = [row.case["batch"] for row in run.select("end to end", DYNAMIC)]
+    first = run.select("end to end", DYNAMIC)[:1]
     return {
         "read_bytes_a_second": run.ceilings.get("read_TB_s", 0.0) * 1e12,
-        "ladder_batch": int(batches[0]) if batches else 0,
+        "ladder": {name: first[0].case[name] for name in ("model", "setting", "batch")}
+        if first
+        else {},
     }
 
 
@@ -157,7 +169,7 @@ def run_all(
     resume: bool = False,
     limits: Mapping[str, float] | None = None,
 ) -> Run:
-    """Runs the sections, saving the run file after each. Sections beyond `seconds` are left out.
+    """Runs the sections, saving the run file at every row. Sections beyond `seconds` are left out.
 
     `limits` bounds sections by name (seconds) below what `limit_of` gives them.
 
@@ -181,10 +193,8 @@ def run_all(
             limit = min(limit_of(name), left, (limits or {}).get(name, left))
             for result in run_section(name, inner, _context(run), limit):
                 _keep(run, result)
+                run.save(output)
                 report(describe(result))
-            for rest in Path(work).iterdir():  # of a section that was stopped
-                shutil.rmtree(rest, ignore_errors=True)
-            run.save(output)
     run.save(output)
     return run
 

@@ -1,7 +1,8 @@
 """Hugging Face transformers as a peer: dynamic cache, and static cache with torch.compile.
 
 Random weights of the same shape, real prefill in groups of sequences that fit, then decode steps
-with sampling. A step is timed in thirds of the run: waiting after each would slow it down.
+with sampling. A step is timed in thirds of the run: waiting after each would slow it down. The
+allocator may grow its segments: without that, a cache that grows leaves holes and batches are less.
 """
 
 from __future__ import annotations
@@ -60,10 +61,8 @@ def sample(logits: Any) -> Any:
     return order.gather(1, torch.multinomial(kept, 1))
 
 
-def _prefill(
-    model: Any, prompts: Any, keep: Callable[[int, list[tuple[Any, Any]]], None]
-) -> tuple[Any, float]:
-    """First tokens (B, 1), and seconds to those of the first group.
+def _prefill(model: Any, prompts: Any, keep: Callable[[int, list[tuple[Any, Any]]], None]) -> Any:
+    """First tokens (B, 1).
 
     `keep` takes each group's first sequence and its keys and values (g, KV, T, D), layer by layer.
     """
@@ -71,26 +70,34 @@ def _prefill(
     from transformers import DynamicCache
 
     count = max(1, _GROUP_TOKENS // prompts.shape[1])
-    tokens, first = [], 0.0
-    begin = time.perf_counter()
+    tokens = []
     for start in range(0, prompts.shape[0], count):
         cache = DynamicCache()
         ids = prompts[start : start + count]
         out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         keep(start, [(layer.keys, layer.values) for layer in cache.layers])
         tokens.append(sample(out.logits))
-        if not first:
-            _synchronize(str(prompts.device))
-            first = time.perf_counter() - begin
-    return torch.cat(tokens), first
+    return torch.cat(tokens)
 
 
-def _dynamic(model: Any, prompts: Any, _budget: int) -> tuple[Callable[[Any], Any], Any, float]:
+def _first_token_seconds(model: Any, prompt: Any, repeats: int = 2) -> float:
+    """Shortest time from a prompt (1, T) to its first sampled token, alone on an idle device."""
+    times = []
+    for _ in range(repeats):
+        _synchronize(str(prompt.device))
+        begin = time.perf_counter()
+        _prefill(model, prompt, lambda _start, _layers: None)
+        _synchronize(str(prompt.device))
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def _dynamic(model: Any, prompts: Any, _budget: int) -> tuple[Callable[[Any], Any], Any]:
     import torch
     from transformers import DynamicCache
 
     groups: list[list[tuple[Any, Any]]] = []
-    tokens, first = _prefill(model, prompts, lambda _start, layers: groups.append(layers))
+    tokens = _prefill(model, prompts, lambda _start, layers: groups.append(layers))
     pairs: list[tuple[Any, Any]] = []
     for index in range(len(groups[0])):  # layer by layer, freeing what has been joined
         parts = [group[index] for group in groups]
@@ -107,10 +114,10 @@ def _dynamic(model: Any, prompts: Any, _budget: int) -> tuple[Callable[[Any], An
         out = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return sample(out.logits)
 
-    return step, tokens, first
+    return step, tokens
 
 
-def _static(model: Any, prompts: Any, budget: int) -> tuple[Callable[[Any], Any], Any, float]:
+def _static(model: Any, prompts: Any, budget: int) -> tuple[Callable[[Any], Any], Any]:
     import torch
     from transformers import StaticCache
 
@@ -126,7 +133,7 @@ def _static(model: Any, prompts: Any, budget: int) -> tuple[Callable[[Any], Any]
             layer.keys[start : start + keys.shape[0], :, :length].copy_(keys)
             layer.values[start : start + keys.shape[0], :, :length].copy_(values)
 
-    tokens, first = _prefill(model, prompts, keep)
+    tokens = _prefill(model, prompts, keep)
     for layer in cache.layers:
         if hasattr(layer, "cumulative_length"):
             layer.cumulative_length.fill_(length)
@@ -140,14 +147,14 @@ def _static(model: Any, prompts: Any, budget: int) -> tuple[Callable[[Any], Any]
         position.add_(1)
         return sample(out.logits)
 
-    return step, tokens, first
+    return step, tokens
 
 
 PEERS = {DYNAMIC: _dynamic, STATIC: _static}
 
 
 def decode(model: Any, system: str, setting: Setting) -> tuple[Rounds, float]:
-    """Seconds a step in three rounds, and seconds to the first token of the first group."""
+    """Seconds a step in three rounds, and seconds to the first token of one prompt alone."""
     import torch
 
     device = str(model.device)
@@ -155,7 +162,8 @@ def decode(model: Any, system: str, setting: Setting) -> tuple[Rounds, float]:
     size = (setting.batch, setting.prompt)
     prompts = torch.randint(3, model.config.vocab_size, size, device=device, generator=generator)
     with torch.inference_mode():
-        step, tokens, first = PEERS[system](model, prompts, setting.budget)
+        first = _first_token_seconds(model, prompts[:1])
+        step, tokens = PEERS[system](model, prompts, setting.budget)
         for _ in range(setting.dropped):
             tokens = step(tokens)
         rounds = []
@@ -190,13 +198,32 @@ def _clean() -> None:
         torch.cuda.empty_cache()
 
 
+def _grow_segments() -> None:
+    """Lets the allocator map memory to where its segments end, where the driver can."""
+    import torch
+
+    change: Any = getattr(torch.cuda.memory, "_set_allocator_settings", None)
+    if change is None:
+        return
+    change("expandable_segments:True")
+    try:
+        torch.empty(1 << 20, device="cuda")
+    except RuntimeError:
+        change("expandable_segments:False")
+
+
 def first_batch(shape: Shape, system: str, setting: Setting, free_bytes: int, dtype: str) -> int:
-    """What to try first: the caches beside 2 GiB of activations, a layer of copies for cat."""
-    tokens = setting.budget if system == STATIC else setting.prompt + setting.steps
-    one = sequence_bytes(shape, tokens, dtype)
+    """What to try first: as many sequences of the whole budget as fit beside 3 GiB of activations.
+
+    A cache that grows is copied layer by layer; one that does not stands beside a group's prompts.
+    """
+    one = sequence_bytes(shape, setting.budget, dtype)
+    free_bytes -= 3 << 30
     if system == DYNAMIC:
         one += 2 * one // shape.num_hidden_layers
-    return max(1, (free_bytes - (2 << 30)) // one)
+    else:
+        free_bytes -= sequence_bytes(shape, max(_GROUP_TOKENS, setting.prompt), dtype)
+    return max(1, free_bytes // one)
 
 
 def measure(
@@ -211,8 +238,10 @@ def measure(
     """One row at the peer's own largest batch (`setting.batch` 0), or at the batch given."""
     import torch
 
-    model = build(shape, device, dtype)
     cuda = device.startswith("cuda")
+    if cuda:
+        _grow_segments()
+    model = build(shape, device, dtype)
     free = torch.cuda.mem_get_info()[0] if cuda else 8 << 30
     batch = setting.batch or first_batch(shape, system, setting, free, dtype)
     for attempt in range(_RETRIES):

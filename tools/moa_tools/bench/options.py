@@ -18,7 +18,10 @@ PLANS = ("dense", "uniform 50%", "uniform 25%", "mixed 50%")
 
 @dataclass(frozen=True)
 class GpuOptions:
-    """`plans` are (shape, path) of published plans; `memory_bytes` 0 means what is free."""
+    """`plans` are (shape, path) of published plans; `memory_bytes` 0 means what is free.
+
+    Random weights stay in `weights_dir` between runs; without one they go with `work_dir`.
+    """
 
     device: str = "cuda"
     models: tuple[str, ...] = ("llama-2-7b", "llama-3-8b")
@@ -27,6 +30,7 @@ class GpuOptions:
     plans: tuple[tuple[str, str], ...] = ()
     bench_dir: str = ""
     work_dir: str = ""
+    weights_dir: str = ""
     steps: int = 128
     quick: bool = False
     memory_bytes: int = 0

@@ -182,24 +182,39 @@ def _flashinfer(inputs: Inputs) -> Work:
         paged_kv_last_page_len_buffer=last,
     )
     wrapper.plan(
-        pages.to(device), indices, last, q.shape[1], 1, q.shape[2], page, data_type=q.dtype
+        pages.to(device),
+        indices,
+        last,
+        q.shape[1],
+        1,
+        q.shape[2],
+        page,
+        q_data_type=q.dtype,
+        kv_data_type=q.dtype,
     )
     shape = inputs.q.shape
     return lambda: wrapper.run(q, cache).reshape(shape)
 
 
-PEERS: dict[str, Callable[[Inputs], Work]] = {
-    "SDPA FlashAttention-2": _sdpa("FLASH_ATTENTION"),
-    "SDPA cuDNN": _sdpa("CUDNN_ATTENTION"),
-    "flex_attention": _flex,
-    "FlashAttention-2 ragged, heads as sequences": _varlen,
-    "FlashInfer, heads as sequences": _flashinfer,
+Peers = dict[str, Callable[[Inputs], Work]]
+# In groups that run apart: what is compiled for a case can take minutes or fail.
+GROUPS: dict[str, Peers] = {
+    "attention": {
+        "SDPA FlashAttention-2": _sdpa("FLASH_ATTENTION"),
+        "SDPA cuDNN": _sdpa("CUDNN_ATTENTION"),
+        "FlashAttention-2 ragged, heads as sequences": _varlen,
+    },
+    "attention-flex": {"flex_attention": _flex},
+    "attention-flashinfer": {"FlashInfer, heads as sequences": _flashinfer},
 }
 # What runs without a GPU, for dry runs.
-CPU_PEERS: dict[str, Callable[[Inputs], Work]] = {
-    "SDPA math": _sdpa("MATH"),
-    "flex_attention": _flex,
+CPU_GROUPS: dict[str, Peers] = {
+    "attention": {"SDPA math": _sdpa("MATH")},
+    "attention-flex": {"flex_attention": _flex},
+    "attention-flashinfer": GROUPS["attention-flashinfer"],
 }
+# Modules that torch does not bring.
+NEEDS = {"attention-flashinfer": "flashinfer"}
 
 
 def reference_error(inputs: Inputs, out: Any, samples: int = 16) -> float:

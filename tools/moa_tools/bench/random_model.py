@@ -2,7 +2,8 @@
 
 Weights come from one pool of random numbers that every tensor starts at another place of: making
 13 GB then takes as long as writing them. Hashes of tensors are not computed but written as zeros,
-so `moa-rt inspect --verify` refuses such a directory, as it should.
+so `moa-rt inspect --verify` refuses such a directory, as it should. Sections that need the same
+model read the same files.
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from moa_tools.files import io_errors
 _POOL = 1 << 24  # numbers
 _BLOCK = 1 << 24  # bytes a write
 _NO_HASH = "0" * 64
+_PART = ".part-"  # follows the name of a directory that is being written
 _LABEL = {"bfloat16": "BF16", "float32": "F32"}
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -98,7 +98,8 @@ def write_model(
 ) -> Path:
     """Makes `directory` with config.json, model.safetensors and manifest.json.
 
-    Raises ResourceError if the file system has less room than the weights need.
+    It appears under its name when it is whole. Raises ResourceError if the file system has less
+    room than the weights need.
     """
     need = model_bytes(shape, dtype)
     with io_errors(directory.parent, "statvfs"):
@@ -108,46 +109,55 @@ def write_model(
             f"{directory}: need {need} bytes for random weights of {shape.name}, free {free}, "
             f"missing {need - free}"
         )
-    with io_errors(directory, "create"):
-        directory.mkdir()
+    part = directory.with_name(f"{directory.name}{_PART}{os.getpid()}")
+    with io_errors(part, "create"):
+        part.mkdir()
     try:
-        config = strict_json.dump(shape.config_json(dtype))
-        with io_errors(directory, "write"):
-            (directory / "config.json").write_bytes(config)
-        weights = directory / "model.safetensors"
-        header = _write_weights(weights, shape, dtype, seed, threads)
-        manifest = {
-            "format": "moa_rt-model",
-            "version": 1,
-            "fingerprint": hashlib.sha256(header + config).hexdigest(),
-            "dtype": dtype,
-            "source": {"kind": "random weights for benchmarks", "seed": str(seed)},
-            "files": {
-                "config.json": {
-                    "bytes": len(config),
-                    "sha256": hashlib.sha256(config).hexdigest(),
-                },
-                "model.safetensors": {
-                    "bytes": weights.stat().st_size,
-                    "sha256": _NO_HASH,
-                    "header_sha256": hashlib.sha256(header).hexdigest(),
-                },
-            },
-            "tensors": dict.fromkeys((t.name for t in _tensors(shape, dtype)), _NO_HASH),
-        }
-        with io_errors(directory, "write"):
-            (directory / "manifest.json").write_text(json.dumps(manifest) + "\n")
+        _write_files(part, shape, dtype, seed, threads)
+        with io_errors(directory, "create"):
+            part.rename(directory)
     except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
         raise
     return directory
 
 
-@contextmanager
-def temporary_model(parent: Path, shape: Shape, dtype: str = "bfloat16") -> Iterator[Path]:
-    """A random model below `parent` that is gone afterwards."""
-    directory = parent / f"moa-bench-{shape.name}-{os.getpid()}"
-    try:
-        yield write_model(directory, shape, dtype)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+def _write_files(directory: Path, shape: Shape, dtype: str, seed: int, threads: int) -> None:
+    config = strict_json.dump(shape.config_json(dtype))
+    with io_errors(directory, "write"):
+        (directory / "config.json").write_bytes(config)
+    weights = directory / "model.safetensors"
+    header = _write_weights(weights, shape, dtype, seed, threads)
+    manifest = {
+        "format": "moa_rt-model",
+        "version": 1,
+        "fingerprint": hashlib.sha256(header + config).hexdigest(),
+        "dtype": dtype,
+        "source": {"kind": "random weights for benchmarks", "seed": str(seed)},
+        "files": {
+            "config.json": {
+                "bytes": len(config),
+                "sha256": hashlib.sha256(config).hexdigest(),
+            },
+            "model.safetensors": {
+                "bytes": weights.stat().st_size,
+                "sha256": _NO_HASH,
+                "header_sha256": hashlib.sha256(header).hexdigest(),
+            },
+        },
+        "tensors": dict.fromkeys((t.name for t in _tensors(shape, dtype)), _NO_HASH),
+    }
+    with io_errors(directory, "write"):
+        (directory / "manifest.json").write_text(json.dumps(manifest) + "\n")
+
+
+def ready_model(parent: Path, shape: Shape, dtype: str = "bfloat16") -> Path:
+    """The random model of that shape below `parent`, written if it is not there yet."""
+    directory = parent / f"random-{shape.name}-{dtype}"
+    return directory if directory.is_dir() else write_model(directory, shape, dtype)
+
+
+def remove_parts(parent: Path, writer: int) -> None:
+    """Removes what the process `writer`, which was stopped, has left below `parent`."""
+    for part in parent.glob(f"*{_PART}{writer}"):
+        shutil.rmtree(part, ignore_errors=True)
