@@ -91,13 +91,13 @@ def test_cases_are_those_of_the_kernel_benchmark() -> None:
 def test_a_group_measures_its_peers_alone_and_names_what_is_not_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attention, "decode_cases", lambda *_: [CASE])
-    monkeypatch.setattr(attention, "prefill_cases", lambda *_: [])
+    monkeypatch.setattr(attention, "decode_cases", lambda *_: [])
+    monkeypatch.setattr(attention, "prefill_cases", lambda *_: [CASE])
     rows = list(attention.measure("attention-flex", "cpu", {}, True))
     assert [(row.system, row.section) for row in rows if isinstance(row, Row)] == [
-        ("flex_attention", attention.DECODE)
+        ("flex_attention", attention.PREFILL)
     ]
-    monkeypatch.setitem(attention.NEEDS, "attention-flashinfer", "no_such_module")
+    monkeypatch.setitem(peers.NEEDS, "attention-flashinfer", "no_such_module")
     assert list(attention.measure("attention-flashinfer", "cpu", {}, True)) == [
         Missing("FlashInfer, heads as sequences", "the module no_such_module is not installed")
     ]
@@ -108,8 +108,8 @@ def test_a_peer_that_fails_leaves_the_others_of_its_group() -> None:
         raise RuntimeError("no kernel")
 
     both = {"broken": broken, **CPU_GROUPS["attention-flex"]}
-    missing, row = attention.measure_case(both, CASE, True, "cpu")
-    assert missing == Missing("broken (decode, mixed)", "RuntimeError: no kernel")
+    missing, row = attention.measure_case(both, CASE, False, "cpu")
+    assert missing == Missing("broken (prefill, mixed)", "RuntimeError: no kernel")
     assert isinstance(row, Row)
     assert row.system == "flex_attention"
 

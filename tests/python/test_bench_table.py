@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 from moa_rt import MismatchError
 from moa_tools.bench.goals import GOALS, judge
+from moa_tools.bench.kernel_tables import attention_table, kernels_table
 from moa_tools.bench.kernels import parse_line
+from moa_tools.bench.markdown import number
 from moa_tools.bench.plot import draw
 from moa_tools.bench.record import Missing, Row, Run
-from moa_tools.bench.table import ladder, number, render
+from moa_tools.bench.table import end_to_end_table, goals_table, ladder, render
 from moa_tools.cli import main
 
 MODEL, SETTING = "llama-2-7b", "3k+1k"
@@ -178,3 +180,81 @@ def test_a_run_without_rows_has_no_plot(tmp_path: Path) -> None:
     with pytest.raises(MismatchError, match="no end-to-end rows"):
         draw(Run("gpu", "2026-01-02T03:04:05Z", "x"), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def lines_of(table: str, *words: str) -> list[list[str]]:
+    """Cells of the rows that hold all words."""
+    rows = [line for line in table.splitlines() if all(word in line for word in words)]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_a_value_just_beyond_its_bound_shows_as_that() -> None:
+    run = make_run()
+    line = '{"goal": "D3", "model": "M", "batch": 1, "what": "mixed / uniform", "us": [%s]}'
+    for turn, times in enumerate(("110.2, 100, 110.2", "101, 100, 101")):
+        row = parse_line(line % times, "attention")
+        run.rows.append(Row(row.section, row.system, {**row.case, "turn": turn}, row.figures))
+    ((_, _, worst, base, best, floor, _, state),) = lines_of(goals_table(run), "| D3 |")
+    assert (worst, best, floor) == ("1.102", "1.010 (of 2 cases)", "<= 1.1")
+    assert base == "110.2 over 100.0 us, M, batch 1"
+    assert state == "missed"
+    assert "floor met, target not" in goals_table(run)
+
+
+def test_what_bytes_allow_stands_beside_a_plans_gain() -> None:
+    run = make_run()
+    dense, plan = run.rows[1], run.rows[4]
+    for row, rate in ((dense, 2.0), (plan, 2.5)):
+        assert isinstance(row.figures, dict)
+        row.figures["TB_s"] = rate
+    # 1.9 times the tokens at 1.25 times the bytes a second: 1.52 by bytes.
+    assert verdict(run, "full memory, 50 %")[1].endswith("bytes allow 1.52")
+
+
+def test_rows_at_another_batch_are_not_compared_with_full_memory() -> None:
+    table = end_to_end_table(make_run())
+    (part,) = lines_of(table, "| dense |", "| 30 |")
+    assert part[7] == "-"
+    assert [row[2] for row in lines_of(table, MODEL)][:2] == [DYNAMIC, "moa_rt"]
+
+
+def test_our_kernels_stand_among_the_peers_and_in_their_units() -> None:
+    run = make_run()
+    text = '{"goal": "D4", "model": "7B: 32 heads", "batch": 8, "what": "50 % / dense", '
+    for turn, us in enumerate((100, 125)):
+        row = parse_line(text + f'"us": [{us}, 200, {us}], "ratio": 0.5}}', "attention")
+        run.rows.append(Row(row.section, row.system, {**row.case, "turn": turn}, row.figures))
+    case: dict[str, str | int | float] = {
+        "model": "7B: 32 heads",
+        "plan": "mixed 50%",
+        "batch": 8,
+        "tokens": 8192,
+    }
+    for system, time in (("slow", 500.0), ("fast", 250.0)):
+        figures = {"us": time, "TB_s": 600.0 / time, "spread": 0.01}
+        run.rows.append(Row("decode attention", system, case, figures))
+    table = attention_table(run, "decode attention", "TB_s", "TB/s kept")
+    cells = [row[4:8] for row in lines_of(table, "mixed 50%")]
+    assert cells == [  # ours at its slowest
+        ["**moa_rt**", "125", "4.8", "1.00x of 125"],
+        ["fast", "250", "2.4", "2.00x of 125"],
+        ["slow", "500", "1.2", "4.00x of 125"],
+    ]
+
+
+def test_a_plans_prefill_rate_stands_over_our_dense_one() -> None:
+    run = make_run()
+    for goal, what, rate in (("P1", "dense causal", 400.0), ("P2", "mixed, 50 %", 360.0)):
+        case: dict[str, str | int | float] = {
+            "goal": goal,
+            "model": "7B: 32 heads",
+            "tokens": 4096,
+            "what": what,
+            "turn": 0,
+        }
+        run.rows.append(Row("kernels", "moa_rt", case, {"ms": 0.5, "visible_TFLOP_s": rate}))
+    (dense,) = lines_of(kernels_table(run), "dense causal")
+    (plan,) = lines_of(kernels_table(run), "mixed, 50 %")
+    assert dense[-1] == "-"
+    assert plan[-2:] == ["360 TFLOP/s visible", "0.900 of 400 TFLOP/s dense"]
+    assert plan[3] == "0.5 ms"

@@ -48,6 +48,11 @@ class Goal:
         pick = max if self.less else min
         return pick(findings, key=lambda finding: finding.value)
 
+    def best(self, findings: Sequence[Finding]) -> Finding:
+        """The finding farthest from the bounds on their good side."""
+        pick = min if self.less else max
+        return pick(findings, key=lambda finding: finding.value)
+
 
 def _kernel_rows(run: Run, goal: str) -> list[Row]:
     return run.select(KERNELS, OURS, goal=goal)
@@ -115,29 +120,34 @@ def _d5(run: Run) -> list[Finding]:
     return [finding for finding in found if finding]
 
 
-def _our_prefill_us(run: Run, goal: str, tokens: int) -> list[float]:
-    rows = run.select(KERNELS, OURS, goal=goal, model=cases.MHA, tokens=tokens)
+def our_prefill_us(run: Run, goal: str, model: str, tokens: int) -> list[float]:
+    """Times of a prompt, dense (goal P1) or under the mixed plan (P2), one for each run of it."""
+    rows = run.select(KERNELS, OURS, goal=goal, model=model, tokens=tokens)
     return [row.figures["ms"] * 1e3 for row in rows]
 
 
 def _p1(run: Run) -> list[Finding]:
     peers = run.select(PREFILL, "SDPA cuDNN", model=cases.MHA, plan="dense", tokens=8192)
-    found = _against(_our_prefill_us(run, "P1", 8192), peers)
+    found = _against(our_prefill_us(run, "P1", cases.MHA, 8192), peers)
     return [found] if found else []
 
 
 def _p2(run: Run) -> list[Finding]:
-    rows = [row for row in _kernel_rows(run, "P2") if "rate_over_dense" in row.figures]
-    return [
-        Finding(row.figures["rate_over_dense"], f"own dense rate, {row.case['tokens']} tokens")
-        for row in rows
-        if row.case["tokens"] == 8192
-    ]
+    out = []
+    for row in _kernel_rows(run, "P2"):
+        if "rate_over_dense" not in row.figures:
+            continue
+        tokens, turn = row.case["tokens"], row.case["turn"]
+        dense = run.select(KERNELS, OURS, goal="P1", model=cases.MHA, tokens=tokens, turn=turn)
+        rate = f"{dense[0].figures['visible_TFLOP_s']:.0f} TFLOP/s, " if dense else ""
+        text = f"own dense rate, {rate}{tokens} tokens"
+        out.append(Finding(row.figures["rate_over_dense"], text))
+    return out
 
 
 def _p3(run: Run) -> list[Finding]:
     peers = run.select(PREFILL, "flex_attention", model=cases.MHA, plan="mixed 50%", tokens=8192)
-    found = _against(_our_prefill_us(run, "P2", 8192), peers)
+    found = _against(our_prefill_us(run, "P2", cases.MHA, 8192), peers)
     return [found] if found else []
 
 
@@ -166,9 +176,15 @@ def _e4(run: Run, plan: str) -> list[Finding]:
             continue
         for base in run.select(END, OURS, plan="dense", full=1, **key):
             dense = base.figures["tok_s"]
-            text = f"own dense {dense:.0f} tok/s, {key['setting']}"
+            allowed = _tokens_a_byte(row) / _tokens_a_byte(base)
+            text = f"own dense {dense:.0f} tok/s, {key['setting']}; bytes allow {allowed:.2f}"
             out.append(Finding(row.figures["tok_s"] / dense, text))
     return out
+
+
+def _tokens_a_byte(row: Row) -> float:
+    """New tokens for each byte that a step reads: ratios of it are what bytes allow."""
+    return row.figures["tok_s"] / row.figures["TB_s"]
 
 
 def _e5(run: Run, system: str) -> list[Finding]:

@@ -202,7 +202,8 @@ def _grow_segments() -> None:
     """Lets the allocator map memory to where its segments end, where the driver can."""
     import torch
 
-    change: Any = getattr(torch.cuda.memory, "_set_allocator_settings", None)
+    old: Any = getattr(torch.cuda.memory, "_set_allocator_settings", None)
+    change: Any = getattr(torch._C, "_accelerator_setAllocatorSettings", old)
     if change is None:
         return
     change("expandable_segments:True")

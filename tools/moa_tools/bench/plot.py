@@ -10,6 +10,7 @@ from moa_rt import MismatchError
 
 from moa_tools.bench.cpu_rows import SECTION as CPU
 from moa_tools.bench.goals import END
+from moa_tools.bench.markdown import number
 from moa_tools.bench.record import Row, Run
 from moa_tools.files import write_atomic
 from moa_tools.plotting import new_figure, png
@@ -32,7 +33,7 @@ def _bars(axes: Any, rows: Sequence[Row], figure: str, title: str, limit: float 
     axes.set_title(title, fontsize=9)
     axes.tick_params(axis="x", labelsize=7)
     for place, value in zip(places, values, strict=True):
-        axes.text(value, place, f" {value:.3g}", va="center", fontsize=6)
+        axes.text(value, place, f" {number(value)}", va="center", fontsize=6)
     if limit is not None:
         axes.axvline(limit, color="tab:red", linewidth=0.8)
 

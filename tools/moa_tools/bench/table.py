@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from moa_tools.bench.attention import DECODE, PREFILL
 from moa_tools.bench.cpu_rows import SECTION as CPU
 from moa_tools.bench.goals import END, KERNELS, OURS, Finding, Goal, judge
+from moa_tools.bench.kernel_tables import attention_table, kernels_table
+from moa_tools.bench.markdown import markdown, number
 from moa_tools.bench.record import Row, Run
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table; numbers are the caller's to format."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits, a dash for nothing."""
-    if value is None:
-        return "-"
-    if value == 0 or 1e-3 <= abs(value) < 10**digits:
-        text = f"{value:.{digits}g}"
-        return text if "e" not in text else f"{value:.0f}"
-    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.2e}"
 
 
 def _figure(row: Row, name: str) -> str:
@@ -42,7 +27,7 @@ def _head(run: Run) -> str:
         parts.append(f"load average {env.get('load_average', '?')}")
     lines = [
         f"{run.date[:10]}, commit {env.get('commit', 'unknown')}: {', '.join(parts)}.",
-        f"Made by `{run.command}`.",
+        f"Made by:\n\n```bash\n{run.command.replace('; ', chr(10))}\n```\n",
     ]
     if run.ceilings:
         units = {"TB_s": "TB/s", "TFLOP_s": "TFLOP/s", "GB_s": "GB/s"}
@@ -58,23 +43,41 @@ def _bound(goal: Goal, value: float) -> str:
     return f"{'<=' if goal.less else '>='} {value:g}"
 
 
+_STATES = {"target": "target met", "floor": "floor met, target not"}
+
+
 def goals_table(run: Run) -> str:
-    """Each goal: the worst case measured, its base, the bounds and whether they are met."""
+    """Each goal: the worst case measured, its base, the bounds, whether the worst meets them.
+
+    Values have three decimals, so that one just beyond a bound shows as that.
+    """
     rows = []
     for goal, findings in judge(run):
         worst: Finding | None = goal.worst(findings) if findings else None
+        best = goal.best(findings) if len(findings) > 1 else None
+        state = goal.state(findings)
         rows.append(
             [
                 goal.name,
                 goal.what,
-                number(worst.value) if worst else "-",
+                f"{worst.value:.3f}" if worst else "-",
                 worst.base if worst else "-",
+                f"{best.value:.3f} (of {len(findings)} cases)" if best else "-",
                 _bound(goal, goal.floor),
                 _bound(goal, goal.target),
-                goal.state(findings),
+                _STATES.get(state, state),
             ]
         )
-    header = ["goal", "what", "worst", "base and case", "floor", "target", "state"]
+    header = [
+        "goal",
+        "what",
+        "worst",
+        "its base and case",
+        "best",
+        "floor",
+        "target",
+        "by the worst",
+    ]
     return markdown(header, rows)
 
 
@@ -85,11 +88,19 @@ def _dense_rate(run: Run, row: Row) -> float | None:
     return bases[0].figures["tok_s"] if bases else None
 
 
+def _place(run: Run, row: Row) -> tuple[list[str], list[str], bool]:
+    """Models and settings as the run has them, peers before ours."""
+    names = ("model", "setting")
+    seen = [list(dict.fromkeys(str(r.case[name]) for r in run.select(END))) for name in names]
+    at = [str(seen[i].index(str(row.case[name]))) for i, name in enumerate(names)]
+    return at[1:], at[:1], row.system == OURS
+
+
 def end_to_end_table(run: Run) -> str:
     """Throughput, latency and memory of every system, each at its batch."""
     rows = []
-    for row in run.select(END):
-        base = _dense_rate(run, row)
+    for row in sorted(run.select(END), key=lambda row: _place(run, row)):
+        base = _dense_rate(run, row) if row.case.get("full") else None
         rate = row.figures["tok_s"]
         rows.append(
             [
@@ -115,35 +126,6 @@ def end_to_end_table(run: Run) -> str:
         "first token ms", "cache GiB", "device GiB",
     ]  # fmt: skip
     return markdown(header, rows)
-
-
-def attention_table(run: Run, section: str, rate: str, unit: str) -> str:
-    """The peers' attention kernels; ours are in the next table."""
-    rows = [
-        [
-            row.case["model"],
-            row.case["plan"],
-            row.case["batch"],
-            row.case["tokens"],
-            row.system,
-            _figure(row, "us"),
-            _figure(row, rate),
-            f"{row.figures['spread']:.1%}",
-        ]
-        for row in run.select(section)
-    ]
-    return markdown(["model", "plan", "batch", "tokens", "kernel", "us", unit, "spread"], rows)
-
-
-def kernels_table(run: Run) -> str:
-    """Our kernels, as the C++ benchmarks print them."""
-    rows = []
-    for row in run.select(KERNELS, turn=0):
-        hidden = ("bench", "turn", "goal", "model")
-        case = ", ".join(f"{k} {v}" for k, v in row.case.items() if k not in hidden)
-        figures = ", ".join(f"{k} {number(v)}" for k, v in row.figures.items())
-        rows.append([row.case.get("goal", "-"), row.case.get("model", "-"), case, figures])
-    return markdown(["goal", "model", "case", "figures"], rows)
 
 
 def ladder_table(run: Run) -> str:
@@ -225,16 +207,16 @@ def render(run: Run) -> str:
         ("End to end", bool(run.select(END)), lambda: end_to_end_table(run)),
         ("One switch at a time", len(ladder(run)) > 1, lambda: ladder_table(run)),
         (
-            "Decode attention of the peers, one layer",
+            "Decode attention, one layer",
             bool(run.select(DECODE)),
             lambda: attention_table(run, DECODE, "TB_s", "TB/s kept"),
         ),
         (
-            "Prefill attention of the peers, one layer",
+            "Prefill attention, one layer",
             bool(run.select(PREFILL)),
             lambda: attention_table(run, PREFILL, "visible_TFLOP_s", "visible TFLOP/s"),
         ),
-        ("Our kernels", bool(run.select(KERNELS, turn=0)), lambda: kernels_table(run)),
+        ("Our kernels alone", bool(run.select(KERNELS, turn=0)), lambda: kernels_table(run)),
         ("Processors", bool(run.select(CPU)), lambda: cpu_table(run)),
     ]
     for title, there, make in sections:

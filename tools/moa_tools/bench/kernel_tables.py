@@ -1,0 +1,95 @@
+"""Tables of attention kernels: ours beside the peers, and ours alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from moa_tools.bench.attention import DECODE
+from moa_tools.bench.goals import KERNELS, OURS, our_decode_us, our_prefill_us
+from moa_tools.bench.markdown import markdown, number
+from moa_tools.bench.record import Row, Run
+
+_Case = tuple[object, ...]
+_CASE = ("model", "plan", "batch", "tokens")
+
+
+def _our_us(run: Run, section: str, case: _Case) -> list[float]:
+    """Our kernel's times in that case, in microseconds, one for each time it ran."""
+    model, plan, batch, tokens = case
+    if section == DECODE:
+        # The only batch and length that the C++ benchmark has these plans at.
+        at = (batch, tokens) == (8, 8192)
+        return our_decode_us(run).get((str(model), str(plan)), []) if at else []
+    goal = {"dense": "P1", "mixed 50%": "P2"}.get(str(plan))
+    return our_prefill_us(run, goal, str(model), int(str(tokens))) if goal else []
+
+
+def attention_table(run: Run, section: str, rate: str, unit: str) -> str:
+    """Case by case, fastest first, and how much longer each takes than the fastest.
+
+    The amount of work is the case's own, so ours has the peers' unit.
+    """
+    cases: dict[_Case, list[Row]] = {}
+    for row in run.select(section):
+        cases.setdefault(tuple(row.case[name] for name in _CASE), []).append(row)
+    rows = []
+    for case, peers in cases.items():
+        amount = peers[0].figures[rate] * peers[0].figures["us"]
+        entries = [(row.figures["us"], row.system, f"{row.figures['spread']:.1%}") for row in peers]
+        ours = _our_us(run, section, case)
+        if ours:
+            entries.append((max(ours), f"**{OURS}**", "-"))
+        fastest = min(entries)[0]
+        for us, system, spread in sorted(entries):
+            times = f"{us / fastest:.2f}x of {number(fastest)}"
+            rows.append([*case, system, number(us), number(amount / us), times, spread])
+    header = ["model", "plan", "batch", "tokens", "kernel", "us", unit]
+    return markdown([*header, "time over the fastest", "spread"], rows)
+
+
+def kernels_table(run: Run) -> str:
+    """Our kernels, as the C++ benchmarks print them."""
+    rows = []
+    for row in run.select(KERNELS, OURS, turn=0):
+        case = row.case
+        name, model = case.get("goal"), case.get("model")
+        if "us_per_layer" in row.figures:
+            what = f"batch {case['batch']}, {case['span']} tokens a head"
+            rows.append([name, model, what, *_bandwidth(run, row)])
+        elif "base_us" in row.figures:
+            what = f"batch {case['batch']}, {case['what']}"
+            ratio = f"{row.figures['us'] / row.figures['base_us']:.3f}"
+            base = f"{ratio} of {number(row.figures['base_us'])} us"
+            rows.append([name, model, what, f"{number(row.figures['us'])} us", "-", base])
+        elif "visible_TFLOP_s" in row.figures:
+            what = f"{case['tokens']} tokens, {case['what']}"
+            rows.append([name, model, what, *_arithmetic(run, row)])
+        elif "ms_step" in row.figures:
+            what = ", ".join(f"{key} {value}" for key, value in case.items() if key in _STEP)
+            rate = f"{number(row.figures['tok_s'])} tok/s"
+            share = f"{number(row.figures.get('share_of_roofline'))} of the roofline"
+            rows.append([name, model, what, f"{number(row.figures['ms_step'])} ms", rate, share])
+    return markdown(["goal", "model", "case", "time", "rate", "of its base"], rows)
+
+
+_STEP = ("density", "batch", "length", "sampling")
+
+
+def _bandwidth(run: Run, row: Row) -> Sequence[str]:
+    read = run.ceilings.get("read_TB_s")
+    rate = row.figures["TB_s"]
+    size = f"{number(row.figures['us_per_layer'])} us for {number(row.figures['layer_MB'])} MB"
+    share = f"{rate / read:.3f} of {number(read)} TB/s read" if read else "-"
+    return size, f"{number(rate)} TB/s", share
+
+
+def _arithmetic(run: Run, row: Row) -> Sequence[str]:
+    """The rate of a plan over our own dense rate at the same length."""
+    rate = row.figures["visible_TFLOP_s"]
+    same = {name: row.case[name] for name in ("model", "tokens", "turn")}
+    dense = run.select(KERNELS, OURS, goal="P1", **same)
+    base = dense[0].figures["visible_TFLOP_s"] if dense else None
+    over = "-"
+    if base and row.case["goal"] != "P1":
+        over = f"{rate / base:.3f} of {number(base)} TFLOP/s dense"
+    return f"{number(row.figures['ms'])} ms", f"{number(rate)} TFLOP/s visible", over
