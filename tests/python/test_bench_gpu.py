@@ -101,6 +101,7 @@ def test_a_run_keeps_rows_and_names_what_is_missing(tmp_path: Path) -> None:
     ]
     assert run.rows[0].figures["cache_over_spans"] == 1.0
     assert run.rows[0].figures["tok_s"] > 0
+    assert all(row.figures["first_token_ms"] > 0 for row in run.rows)
     assert run.missing == [Missing("kernels: attention bench", "no --bench-dir was given")]
     assert run.environment["commit"] == "abc"
     assert any("no --bench-dir" in line for line in lines)
