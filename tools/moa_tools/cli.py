@@ -27,6 +27,7 @@ from moa_tools.gates import commands as gates_commands
 from moa_tools.pipeline import commands as pipeline_commands
 from moa_tools.plan import commands as plan_commands
 from moa_tools.profile import commands as profile_commands
+from moa_tools.refine import commands as refine_commands
 from moa_tools.search import commands as search_commands
 from moa_tools.validate import commands as validate_commands
 from moa_tools.verify import commands as verify_commands
@@ -44,6 +45,7 @@ app.command("calibrate")(calibrate_commands.calibrate)
 app.command("validate")(validate_commands.validate)
 app.command("pipeline")(pipeline_commands.pipeline)
 app.command("gates")(gates_commands.gates)
+app.command("refine")(refine_commands.refine)
 app.command("profile")(profile_commands.profile)
 app.command("profile-cost")(profile_commands.profile_cost)
 app.command("verify")(verify_commands.verify)

@@ -1,0 +1,1 @@
+"""Plans made better by their true loss: single heads tried, moves by an integer program."""
