@@ -11,11 +11,13 @@ import pytest
 import torch
 from moa_rt import ArgumentError, AttentionPlan, ModelConfig, StateError
 from moa_tools.cli import main
+from moa_tools.pipeline import run as pipeline_run
 from moa_tools.pipeline.options import PipelineOptions, complete, sort_numbers
 from moa_tools.pipeline.pick import pick_plans
 from moa_tools.pipeline.run import pipeline
 from moa_tools.pipeline.steps import Steps
 from moa_tools.progress import Silent
+from moa_tools.refine import batches, climb
 
 _OPTIONS: dict[str, Any] = {
     "budgets": (0.5, 0.3),
@@ -184,6 +186,7 @@ def test_defaults(tiny_dir: Path) -> None:
     cpu, gpu = (complete(PipelineOptions(device=d), config) for d in ("cpu", "cuda:1"))
     assert (cpu.lengths, cpu.validate_length, cpu.plans) == ((1024, 2048), 4096, 2)
     assert (gpu.lengths, gpu.validate_length, gpu.plans) == ((2048, 4096), 8192, 4)
+    assert (cpu.refine, gpu.refine) == (False, True)
 
 
 def test_numbers_behind_an_option() -> None:
@@ -214,6 +217,39 @@ def test_command_with_budgets_behind_one_option(
     text = capsys.readouterr().out
     assert "plan-0.5.json" in text
     assert "uniform" in text
+
+
+def test_a_refined_plan_is_one_more_candidate(
+    tiny_dir: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Random weights look nothing up: what a short window changes at all is taken.
+    monkeypatch.setattr(batches, "_SHORT", 128)
+    monkeypatch.setattr(batches, "_LOOKED_UP", 1e-4)
+    monkeypatch.setattr(climb, "_PRICES", (0.0, 1.0))
+    settings = pipeline_run.RefineOptions
+    monkeypatch.setattr(
+        pipeline_run,
+        "RefineOptions",
+        lambda **given: settings(**given, epochs=1, rounds=1, alone=1),
+    )
+    place = tmp_path / "out"
+    shutil.copytree(out, place)
+    options = {**_OPTIONS, "refine": True, "budgets": (0.5,)}
+    reporter = Silent()
+    report = pipeline(tiny_dir, place, PipelineOptions(**options), reporter)
+    assert _began(reporter) == ["refine 0.5", "validate", "report"]
+    refined = AttentionPlan.load(str(place / "refined" / "0.5.json"))
+    for length in (640, 768):
+        assert refined.density(length) <= 0.5
+    ranked = json.loads((place / "validation.json").read_text())["plans"]
+    names = [plan["name"] for plan in ranked]
+    assert "0.5-refined.json" in names
+    assert report["plans"]["0.5"]["measured"]["name"] == next(
+        n for n in names if "uniform" not in n
+    )
+    reporter = Silent()
+    pipeline(tiny_dir, place, PipelineOptions(**options), reporter)
+    assert _began(reporter) == []
 
 
 def test_gates_are_trained_once_for_their_own_densities(tiny_dir: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from moa_tools.refine.objective import Objective
 from moa_tools.refine.propose import propose
 from moa_tools.refine.run import RefineOptions, refine
 
-LENGTHS = (192, 256)
+LENGTHS = (200, 256)  # where spans are rounded up beyond it, and where not
 SINK = 16
 OPTIONS = RefineOptions(density=0.5, rounds=2, alone=3, rows=16, batch_tokens=512)
 NARROW, WIDE = SpanRule(64, 0.0), SpanRule(0, 1.0)
@@ -92,7 +92,7 @@ def bench(tiny_dir: Path, calibration: Path, config: ModelConfig, short_window: 
     return Bench(model, make_batches(model, samples, 2, SINK, 512, 16), SINK)
 
 
-SPANS = {192: np.array([[64, 192], [96, 64]])}
+SPANS = {200: np.array([[64, 200], [96, 64]])}
 
 
 def test_attention_hides_what_the_plan_hides() -> None:
@@ -112,19 +112,19 @@ def test_attention_hides_what_the_plan_hides() -> None:
 
 
 def test_a_plan_near_the_base_loses_what_it_loses_alone(bench: Bench) -> None:
-    for spans in (SPANS[192], np.array([[64, 192], [96, 192]]), np.array([[192, 64], [64, 64]])):
+    for spans in (SPANS[200], np.array([[64, 200], [96, 200]]), np.array([[200, 64], [64, 64]])):
         bench.set_base({})
-        alone = bench.losses({192: spans})
+        alone = bench.losses({200: spans})
         bench.set_base(SPANS)
-        assert bench.losses({192: spans}) == alone
-    assert bench.losses({192: np.full((2, 2), 192)}) == pytest.approx(
+        assert bench.losses({200: spans}) == alone
+    assert bench.losses({200: np.full((2, 2), 200)}) == pytest.approx(
         dict.fromkeys(bench.parts, 0.0), abs=1e-5
     ), "a dense plan loses nothing"
 
 
 def test_first_order_is_the_derivative(bench: Bench) -> None:
-    knots = (64, 96, 192)
-    slopes = bench.first_order(SPANS, {192: knots}, range(len(bench.parts)))
+    knots = (64, 96, 200)
+    slopes = bench.first_order(SPANS, {200: knots}, range(len(bench.parts)))
 
     def losses(chance: torch.Tensor) -> dict[str, float]:
         bands = Bands(knots, SINK)
@@ -141,7 +141,7 @@ def test_first_order_is_the_derivative(bench: Bench) -> None:
                 found[batch.name] = float(sample_losses(bench._model, batch, hidden).mean())
         return found
 
-    base = torch.tensor(SPANS[192][..., None] == np.array(knots), dtype=torch.float32)
+    base = torch.tensor(SPANS[200][..., None] == np.array(knots), dtype=torch.float32)
     for layer, head, here, there in ((0, 0, 0, 2), (0, 1, 2, 0), (1, 0, 1, 2)):
         step = torch.zeros_like(base)
         step[layer, head, here], step[layer, head, there] = -0.02, 0.02
@@ -269,14 +269,14 @@ def test_a_time_limit_ends_with_what_is_known(
 @pytest.mark.parametrize(
     ("table", "fields", "options", "message"),
     [
-        ([[WIDE, WIDE], [WIDE, NARROW]], {}, {}, "keeps 640 tokens at N=192, density 0.5 allows"),
+        ([[WIDE, WIDE], [WIDE, NARROW]], {}, {}, "keeps 736 tokens at N=200, density 0.5 allows"),
         ([[WIDE, NARROW], [NARROW, NARROW]], {"max_length": 200}, {}, "length 256 is outside"),
         ([[WIDE, NARROW], [NARROW, NARROW]], {}, {"density": None}, "provenance has no density"),
         (
             [[WIDE, NARROW], [NARROW, NARROW]],
             {},
             {"lengths": (100,)},
-            r"lengths: got 100.*\[192, 256\]",
+            r"lengths: got 100.*\[200, 256\]",
         ),
         ([[WIDE, NARROW], [NARROW, NARROW]], {}, {"budget_lengths": (9999,)}, "length 9999"),
     ],
@@ -322,13 +322,22 @@ def test_plans_that_do_not_go_together(
 def test_answers_that_need_no_looking_up(
     tiny_dir: Path,
     calibration: Path,
+    config: ModelConfig,
     start: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(batches, "_LOOKED_UP", 1e9)
+    options = replace(OPTIONS, seconds=1e-6)
+    report = refine(tiny_dir, calibration, [start], tmp_path / "out.json", options)
+    assert {name.split("@")[0] for name in report.after.parts} == {"summary", "text"}
+    answers = [s for s in load_samples(calibration, config=config).samples if s.task == "facts"]
+    only = tmp_path / "only"
+    only.mkdir()
+    sets.save(only, answers, load_samples(calibration, config=config).manifest)
     with pytest.raises(ArgumentError, match="no answer has to be looked up"):
-        refine(tiny_dir, calibration, [start], tmp_path / "out.json", OPTIONS)
+        refine(tiny_dir, only, [start], tmp_path / "none.json", options)
+    assert not (tmp_path / "none.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,13 @@ def pipeline(
     plans: Annotated[
         int | None, typer.Option(help="Plans of each budget to validate: 2, on a GPU 4.")
     ] = None,
+    refine: Annotated[
+        bool | None,
+        typer.Option(
+            "--refine/--no-refine",
+            help="Refine searched plans by their true loss. Default: on a GPU.",
+        ),
+    ] = None,
     agreement: Annotated[
         bool, typer.Option(help="Also compare greedy answers with the dense model's.")
     ] = False,
@@ -77,6 +84,7 @@ def pipeline(
         seed=seed,
         solver=solver,
         plans=plans,
+        refine=refine,
         agreement=agreement,
     )
     typer.echo(as_text(run(model, out, options, Steps("samples"))))

@@ -30,6 +30,8 @@ class PipelineOptions:
     `validate_length`: twice the longest, or the model's limit. `max_length`: up to where the plans
     are for, at least the length of validation. `steps`: of the gates' training.
     `plans`: of each front, how many are validated.
+    `refine`: whether searched plans are refined by their true loss; None: on a GPU, where it takes
+    minutes.
     `agreement`: whether greedy answers are compared too, which takes as long as the losses.
     """
 
@@ -46,6 +48,7 @@ class PipelineOptions:
     seed: int = 0
     solver: str = "cbc"
     plans: int | None = None
+    refine: bool | None = None
     agreement: bool = False
 
     @property
@@ -82,6 +85,7 @@ def complete(options: PipelineOptions, config: ModelConfig) -> PipelineOptions:
         lengths=lengths,
         validate_length=options.validate_length or min(2 * lengths[-1], limit),
         plans=options.plans or DEFAULT_PLANS[kind],
+        refine=kind == "cuda" if options.refine is None else options.refine,
         steps=options.steps or DEFAULT_STEPS[kind],
     )
 

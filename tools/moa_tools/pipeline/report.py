@@ -17,6 +17,7 @@ from moa_tools.plan.plots import spans_heat_map
 from moa_tools.profile.cost_curves import CostCurves
 
 UNIFORM = "uniform.json"
+REFINED = "refined.json"
 
 
 def choose(validation: Mapping[str, Any], budgets: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from moa_tools.pipeline.options import PipelineOptions, complete
 from moa_tools.pipeline.pick import pick_plans
 from moa_tools.pipeline.steps import Steps, file_hash
 from moa_tools.progress import Reporter
+from moa_tools.refine.options import RefineOptions
 from moa_tools.search.budgets import Budgets
 from moa_tools.search.planner import SearchOptions
 from moa_tools.search.run import load_curves, search_to_directory
@@ -52,7 +53,10 @@ def pipeline(
         calibration = runner.calibrate()
         curves = runner.curves(calibration)
         fronts = {budget: runner.search(budget, curves) for budget in options.budgets}
-        validation = runner.validate(calibration, fronts)
+        refined = {}
+        if options.refine:
+            refined = {b: runner.refine(b, calibration, made) for b, made in fronts.items()}
+        validation = runner.validate(calibration, fronts, refined)
         runner.report(validation)
         return strict_json.load_object(place / REPORT, 1 << 26)
 
@@ -152,12 +156,48 @@ class _Runner:
     def _front(self, budget: float) -> Path:
         return self._place / "search" / budget_name(budget)
 
-    def validate(self, calibration: str, fronts: Mapping[float, str]) -> str:
+    def _refined(self, budget: float) -> Path:
+        return self._place / "refined" / f"{budget_name(budget)}.json"
+
+    def refine(self, budget: float, calibration: str, front: str) -> str:
+        """OUT/refined/<budget>.json: the best plan of the front, made better by its true loss."""
+        options = self._options
+        target = self._refined(budget)
+        with io_errors(target.parent, "create"):
+            target.parent.mkdir(exist_ok=True)
+        settings = RefineOptions(
+            density=budget,
+            budget_lengths=(options.validate_length,) if options.validate_length else (),
+            device=self._device,
+            solver=options.solver,
+        )
+
+        def work() -> None:
+            from moa_tools.refine.run import refine
+
+            starts = pick_plans(self._front(budget), options.plans or 1)
+            refine(
+                self._model, self._place / "calibration", starts, target, settings, self._reporter
+            )
+
+        plain = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+        inputs = {
+            "calibration": calibration,
+            "front": front,
+            "plans": options.plans,
+            "settings": plain,
+        }
+        return self._steps.run(f"refine {budget_name(budget)}", inputs, [target], work)
+
+    def validate(
+        self, calibration: str, fronts: Mapping[float, str], refined: Mapping[float, str]
+    ) -> str:
         """OUT/candidates/*.json with their quality, and OUT/validation.json."""
         options = self._options
         inputs = {
             "calibration": calibration,
             "fronts": {budget_name(budget): made for budget, made in fronts.items()},
+            "refined": {budget_name(budget): made for budget, made in refined.items()},
             "length": options.validate_length,
             "plans": options.plans,
             "agreement": options.agreement,
@@ -180,6 +220,9 @@ class _Runner:
                 target = place / f"{name}-{source.name}"
                 write_atomic(target, source.read_bytes())
                 files.append(target)
+            if options.refine:
+                files.append(place / f"{name}-{report_step.REFINED}")
+                write_atomic(files[-1], self._refined(budget).read_bytes())
             uniform = AttentionPlan.uniform(self._config, budget)
             uniform.fingerprint = self._config.fingerprint
             uniform.provenance = {"method": "every head keeps the same share"}

@@ -46,7 +46,11 @@ class Measured:
 
     def spans(self, choice: Ints) -> dict[int, Ints]:
         """By length, (layers, KV heads)."""
-        return {n: self._rules.column(n)[choice].reshape(self._shape) for n in self.lengths}
+        return {n: self._column(n)[choice].reshape(self._shape) for n in self.lengths}
+
+    def _column(self, length: int) -> Ints:
+        """Spans (rules,); that of a dense rule may be rounded up beyond the length."""
+        return np.minimum(self._rules.column(length), length)
 
     def _once(
         self, name: str, make: Callable[[], dict[str, list[float]]]
@@ -102,7 +106,7 @@ class Measured:
         for name, values in self._once(f"order {_hash(choice)}", make).items():
             n = int(name.split("@")[1])
             table = np.array(values).reshape(len(choice), len(self._knots[n]))
-            by_rule = table[:, np.searchsorted(self._knots[n], self._rules.column(n))]
+            by_rule = table[:, np.searchsorted(self._knots[n], self._column(n))]
             costs[name] = by_rule - by_rule[heads, choice][:, None]
         return costs
 

@@ -222,11 +222,13 @@ def _refined(
     batches = make_batches(
         model, task.samples, task.shape[1], first.sink_size, options.tokens, options.rows
     )
-    if not any(batch.part == ANSWERS for batch in batches):
+    if not batches:
         raise ArgumentError(
-            "calibration set: no answer has to be looked up: a window of some hundred tokens "
-            "gets all of them right"
+            "calibration set: no text, and no answer has to be looked up: a window of some hundred "
+            "tokens gets all of them right"
         )
+    if not any(batch.part == ANSWERS for batch in batches):
+        reporter.warning("refine: no answer has to be looked up: refined for text alone")
     remember = _can_remember(task.config, batches, options)
     bench = Bench(model, batches, first.sink_size, remember, _is_scarce(task, options))
     measured = Measured(bench, task.rules, task.lengths, task.shape, journal, options.seconds)
