@@ -30,6 +30,7 @@ def refine(
     ] = None,
     epochs: Annotated[int, typer.Option(help="How often all heads are tried alone anew.")] = 2,
     rounds: Annotated[int, typer.Option(help="Of moves in an epoch, at most.")] = 10,
+    alone: Annotated[int, typer.Option(help="Heads moved alone in an epoch, at most.")] = 256,
     text_weight: Annotated[
         float, typer.Option(help="Weight of a nat of text up to the uniform plan's loss.")
     ] = 0.5,
@@ -58,6 +59,7 @@ def refine(
         dtype=dtype,
         epochs=epochs,
         rounds=rounds,
+        alone=alone,
         text_weight=text_weight,
         beyond_weight=beyond_weight,
         batch_tokens=batch_tokens,
