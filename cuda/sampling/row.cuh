@@ -16,10 +16,23 @@ inline constexpr int kWarps = kThreads / 32;
 
 __device__ inline int thread() { return static_cast<int>(threadIdx.x); }
 
+inline constexpr int kMaxSums = 12;
+
+__device__ inline std::uint64_t warp_sum(std::uint64_t x) {
+#pragma unroll
+  for (int step = 16; step > 0; step /= 2) {
+    x += __shfl_xor_sync(kAllLanes, static_cast<unsigned long long>(x), step);
+  }
+  return x;
+}
+
 // Reductions over the block; every thread gets the result.
 class Block {
  public:
   __device__ explicit Block(std::uint64_t* scratch) : scratch_(scratch) {}
+
+  // A place for one number of every warp.
+  __device__ std::uint64_t* warp_numbers() { return scratch_; }
 
   template <typename Combine>
   __device__ std::uint64_t reduce(std::uint64_t x, Combine combine) {
@@ -37,6 +50,27 @@ class Block {
     __syncthreads();
     return x;
   }
+  // Several sums for the price of one.
+  template <int kCount>
+  __device__ void sums(std::uint64_t (&x)[kCount]) {
+    static_assert(kCount <= kMaxSums);
+    const int lane = thread() % 32, warp = thread() / 32;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      x[i] = warp_sum(x[i]);
+      if (lane == 0) scratch_[i * kWarps + warp] = x[i];
+    }
+    __syncthreads();
+    if (warp < kCount) {
+      const std::uint64_t all = warp_sum(scratch_[warp * kWarps + lane]);
+      __syncwarp();
+      if (lane == 0) scratch_[warp * kWarps] = all;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) x[i] = scratch_[i * kWarps];
+    __syncthreads();
+  }
   __device__ std::uint64_t sum(std::uint64_t x) {
     return reduce(x, [](std::uint64_t a, std::uint64_t b) { return a + b; });
   }
@@ -48,7 +82,7 @@ class Block {
   }
 
  private:
-  std::uint64_t* scratch_;  // shared: (kWarps)
+  std::uint64_t* scratch_;  // shared: (kMaxSums, kWarps)
 };
 
 // Floats as integers of the same order; both zeros are one.
@@ -141,21 +175,36 @@ __device__ int collect(const WholeRow& row, std::uint64_t* list, int* count, Kee
   return found <= kListSize ? found : -1;
 }
 
-// The largest key from which on the values add up to `target` or more; all of them do.
+// The largest key from which on the values add up to `target` or more; all of them do. Each pass
+// leaves an eighth of what the answer may be.
 template <typename Source, typename Value>
 __device__ std::uint64_t find_cut(Block& block, const Source& source, std::uint64_t low,
                                   std::uint64_t high, std::uint64_t target, Value value) {
+  constexpr int kTries = 7;
   while (low < high) {
-    const std::uint64_t middle = low + (high - low + 1) / 2;
-    std::uint64_t sum = 0;
-    source.each(0, 1 << kIdBits, [&](std::uint64_t key) {
-      if (key >= middle) sum += value(key);
-    });
-    if (block.sum(sum) >= target) {
-      low = middle;
-    } else {
-      high = middle - 1;
+    const std::uint64_t width = high - low;
+    std::uint64_t tried[kTries], sums[kTries];
+#pragma unroll
+    for (int i = 0; i < kTries; ++i) {
+      tried[i] = low + (width * static_cast<std::uint64_t>(i + 1) + kTries) / (kTries + 1);
+      sums[i] = 0;
     }
+    source.each(0, 1 << kIdBits, [&](std::uint64_t key) {
+      if (key <= low) return;
+      const std::uint64_t x = value(key);
+#pragma unroll
+      for (int i = 0; i < kTries; ++i) sums[i] += key >= tried[i] ? x : 0;
+    });
+    block.sums(sums);
+    std::uint64_t from = low, below = tried[0];
+#pragma unroll
+    for (int i = 0; i < kTries; ++i) {
+      if (sums[i] < target) continue;
+      from = tried[i];
+      below = i + 1 < kTries ? tried[i + 1] : high + 1;
+    }
+    low = from;
+    high = below - 1;
   }
   return low;
 }
