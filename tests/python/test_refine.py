@@ -141,6 +141,10 @@ def test_first_order_is_the_derivative(bench: Bench) -> None:
                 found[batch.name] = float(sample_losses(bench._model, batch, hidden).mean())
         return found
 
+    twice = Bench(bench._model, bench._batches, SINK, save_memory=True)
+    again = twice.first_order(SPANS, {200: knots}, range(len(bench.parts)))
+    for name, slope in slopes.items():
+        np.testing.assert_allclose(again[name], slope, rtol=1e-6)
     base = torch.tensor(SPANS[200][..., None] == np.array(knots), dtype=torch.float32)
     for layer, head, here, there in ((0, 0, 0, 2), (0, 1, 2, 0), (1, 0, 1, 2)):
         step = torch.zeros_like(base)
