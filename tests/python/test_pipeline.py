@@ -18,6 +18,7 @@ from moa_tools.pipeline.run import pipeline
 from moa_tools.pipeline.steps import Steps
 from moa_tools.progress import Silent
 from moa_tools.refine import batches, climb
+from moa_tools.refine.options import RefineOptions
 
 _OPTIONS: dict[str, Any] = {
     "budgets": (0.5, 0.3),
@@ -226,11 +227,10 @@ def test_a_refined_plan_is_one_more_candidate(
     monkeypatch.setattr(batches, "_SHORT", 128)
     monkeypatch.setattr(batches, "_LOOKED_UP", 1e-4)
     monkeypatch.setattr(climb, "_PRICES", (0.0, 1.0))
-    settings = pipeline_run.RefineOptions
     monkeypatch.setattr(
         pipeline_run,
         "RefineOptions",
-        lambda **given: settings(**given, epochs=1, rounds=1, alone=1),
+        lambda **given: RefineOptions(**given, epochs=1, rounds=1, alone=1),
     )
     place = tmp_path / "out"
     shutil.copytree(out, place)
