@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from moa_rt import Engine
 from moa_tools.calibrate.build import calibrate
 from moa_tools.calibrate.options import CalibrateOptions
-from moa_tools.calibrate.samples import CalibrationSet
+from moa_tools.calibrate.samples import SCHEMA, CalibrationSet, Sample, save
 from moa_tools.progress import Silent
 
 # A random model answers nothing right, so wrong answers are kept.
@@ -32,6 +33,23 @@ def small_options(**changes: Any) -> CalibrateOptions:
 def small_set(model: Path, out: Path, **changes: Any) -> CalibrationSet:
     """A set of a few short samples."""
     return calibrate(model, out, small_options(**changes), Silent())
+
+
+def save_samples(place: Path, samples: Sequence[Sample], fingerprint: str) -> Path:
+    """A set of just these samples, at `place`."""
+    manifest = {
+        "schema": SCHEMA,
+        "fingerprint": fingerprint,
+        "model_name": "tiny",
+        "seed": 0,
+        "lengths": sorted({sample.length for sample in samples}),
+        "tasks": sorted({sample.task for sample in samples}),
+        "sources": {},
+        "options": {},
+    }
+    place.mkdir(exist_ok=True)
+    save(place, samples, manifest)
+    return place
 
 
 def decode(model: Path, ids: tuple[int, ...]) -> str:

@@ -15,6 +15,12 @@ from moa_tools.cli import main
 
 MODEL, SETTING = "llama-2-7b", "3k+1k"
 DYNAMIC = "transformers dynamic cache"
+HALF: dict[str, str | int | float] = {
+    "model": "7B: 32 heads",
+    "plan": "mixed 50%",
+    "batch": 8,
+    "tokens": 8192,
+}
 
 
 def end(system: str, plan: str, batch: int, tok_s: float, full: int = 1) -> Row:
@@ -41,6 +47,14 @@ def make_run() -> Run:
     ]
     run.missing = [Missing("FlashInfer", "ModuleNotFoundError: No module named 'flashinfer'")]
     return run
+
+
+def add_decode(run: Run, rounds: tuple[int, ...]) -> None:
+    """Our decode attention with half the tokens of `HALF`: microseconds of every round."""
+    text = '{"goal": "D4", "model": "7B: 32 heads", "batch": 8, "what": "50 % / dense", '
+    for turn, us in enumerate(rounds):
+        row = parse_line(text + f'"us": [{us}, 200, {us}], "ratio": 0.5}}', "attention")
+        run.rows.append(Row(row.section, row.system, {**row.case, "turn": turn}, row.figures))
 
 
 def verdict(run: Run, what: str) -> tuple[float, str, str]:
@@ -101,19 +115,10 @@ def test_kernel_lines_become_verdicts() -> None:
 
 def test_a_peer_is_compared_at_its_fastest_round_with_our_slowest() -> None:
     run = make_run()
-    ours = '{"goal": "D4", "model": "7B: 32 heads", "batch": 8, "what": "50 % / dense", '
-    for turn, us in enumerate((100, 110)):
-        row = parse_line(ours + f'"us": [{us}, 200, {us}], "ratio": 0.5}}', "attention")
-        run.rows.append(Row(row.section, row.system, {**row.case, "turn": turn}, row.figures))
-    case: dict[str, str | int | float] = {
-        "model": "7B: 32 heads",
-        "plan": "mixed 50%",
-        "batch": 8,
-        "tokens": 8192,
-    }
+    add_decode(run, (100, 110))
     times = ((120e-6,), (130e-6,), (125e-6,))
-    run.rows.append(Row("decode attention", "slow", case, {"us": 999.0}, ((999e-6,),)))
-    run.rows.append(Row("decode attention", "best", case, {"us": 125.0}, times))
+    run.rows.append(Row("decode attention", "slow", HALF, {"us": 999.0}, ((999e-6,),)))
+    run.rows.append(Row("decode attention", "best", HALF, {"us": 125.0}, times))
     value, base, state = verdict(run, "against the best peer kernel")
     assert value == pytest.approx(120 / 110)
     assert base.startswith("best 120.0 us over 110.0 us")
@@ -220,19 +225,10 @@ def test_rows_at_another_batch_are_not_compared_with_full_memory() -> None:
 
 def test_our_kernels_stand_among_the_peers_and_in_their_units() -> None:
     run = make_run()
-    text = '{"goal": "D4", "model": "7B: 32 heads", "batch": 8, "what": "50 % / dense", '
-    for turn, us in enumerate((100, 125)):
-        row = parse_line(text + f'"us": [{us}, 200, {us}], "ratio": 0.5}}', "attention")
-        run.rows.append(Row(row.section, row.system, {**row.case, "turn": turn}, row.figures))
-    case: dict[str, str | int | float] = {
-        "model": "7B: 32 heads",
-        "plan": "mixed 50%",
-        "batch": 8,
-        "tokens": 8192,
-    }
+    add_decode(run, (100, 125))
     for system, time in (("slow", 500.0), ("fast", 250.0)):
         figures = {"us": time, "TB_s": 600.0 / time, "spread": 0.01}
-        run.rows.append(Row("decode attention", system, case, figures))
+        run.rows.append(Row("decode attention", system, HALF, figures))
     table = attention_table(run, "decode attention", "TB_s", "TB/s kept")
     cells = [row[4:8] for row in lines_of(table, "mixed 50%")]
     assert cells == [  # ours at its slowest

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from moa_rt import ArgumentError, MismatchError, ModelConfig, NumericError, ResourceError
-from moa_tools.calibrate import samples as sets
 from moa_tools.calibrate.samples import Sample
 from moa_tools.gates import memory, run
 from moa_tools.gates.options import GatesOptions
@@ -18,6 +17,7 @@ from moa_tools.gates.training import Trainer
 from moa_tools.profile.cost_curves import CostCurve, CostCurves
 from moa_tools.search.budgets import Budgets
 from moa_tools.search.planner import search
+from support_calibrate import save_samples
 
 OPTIONS = GatesOptions(steps=6, batch=2, sparsest=0.15, targets=(0.5,))
 LENGTHS = (512, 640)
@@ -41,19 +41,7 @@ def make_set(place: Path, config: ModelConfig, fingerprint: str | None = None) -
                     "random",
                 )
             )
-    manifest = {
-        "schema": sets.SCHEMA,
-        "fingerprint": fingerprint or config.fingerprint,
-        "model_name": "tiny",
-        "seed": 0,
-        "lengths": list(LENGTHS),
-        "tasks": ["facts", "text"],
-        "sources": {},
-        "options": {},
-    }
-    place.mkdir()
-    sets.save(place, found, manifest)
-    return place
+    return save_samples(place, found, fingerprint or config.fingerprint)
 
 
 @pytest.fixture(scope="module")

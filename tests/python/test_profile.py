@@ -23,7 +23,7 @@ from moa_rt import (
     NumericError,
     ResourceError,
 )
-from moa_tools.calibrate.samples import Sample, save
+from moa_tools.calibrate.samples import Sample
 from moa_tools.cli import main
 from moa_tools.profile import layers, memory, run
 from moa_tools.profile.cost_curves import CostCurves
@@ -31,6 +31,7 @@ from moa_tools.profile.options import ProfileOptions
 from moa_tools.profile.run import profile
 from moa_tools.profile.spans import profile_spans
 from moa_tools.progress import Silent
+from support_calibrate import save_samples
 
 torch.set_num_threads(1)
 
@@ -51,19 +52,7 @@ def write_set(directory: Path, fingerprint: str, samples: Sequence[Sample] | Non
             for task in ("needles", "text")
             for i in range(2)
         ] + [sample("other", "needles", 192, "validate")]
-    directory.mkdir(exist_ok=True)
-    manifest: dict[str, Any] = {
-        "schema": 1,
-        "fingerprint": fingerprint,
-        "model_name": "tiny",
-        "seed": 0,
-        "lengths": sorted({s.length for s in samples}),
-        "tasks": sorted({s.task for s in samples}),
-        "sources": {},
-        "options": {},
-    }
-    save(directory, samples, manifest)
-    return directory
+    return save_samples(directory, samples, fingerprint)
 
 
 @pytest.fixture(scope="module")

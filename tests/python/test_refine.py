@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from moa_rt import ArgumentError, AttentionPlan, MismatchError, ModelConfig, SpanRule
+from moa_rt import (
+    ArgumentError,
+    AttentionPlan,
+    MismatchError,
+    ModelConfig,
+    ResourceError,
+    SpanRule,
+)
 from moa_tools.calibrate import samples as sets
 from moa_tools.calibrate.samples import Sample, load_samples
 from moa_tools.cli import main
@@ -26,6 +33,7 @@ from moa_tools.refine.losses import Bench, sample_losses
 from moa_tools.refine.objective import Objective
 from moa_tools.refine.propose import propose
 from moa_tools.refine.run import RefineOptions, refine
+from support_calibrate import save_samples
 
 LENGTHS = (200, 256)  # where spans are rounded up beyond it, and where not
 SINK = 16
@@ -55,20 +63,8 @@ def calibration(tmp_path_factory: pytest.TempPathFactory, config: ModelConfig) -
             ids = tuple(int(x) for x in rng.integers(3, config.vocab_size, length))
             name = f"{task}/{length}/{index}"
             found.append(Sample(name, task, "profile", length, ids[:-6], ids[-6:], "random"))
-    manifest = {
-        "schema": sets.SCHEMA,
-        "fingerprint": config.fingerprint,
-        "model_name": "tiny",
-        "seed": 0,
-        "lengths": list(LENGTHS),
-        "tasks": ["facts", "summary", "text"],
-        "sources": {},
-        "options": {},
-    }
     place = tmp_path_factory.mktemp("set") / "set"
-    place.mkdir()
-    sets.save(place, found, manifest)
-    return place
+    return save_samples(place, found, config.fingerprint)
 
 
 def make_plan(config: ModelConfig, table: list[list[SpanRule]], **fields: Any) -> AttentionPlan:
@@ -256,6 +252,31 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
             assert not parts.exists(), "nothing half-written"
     assert interruptions > 1
     assert parts.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ResourceError("solver: the disk is full"), "^solver: the disk is full$"),
+        (MemoryError(), "refine: 512 tokens a batch on cpu: out of memory; 256 may fit"),
+    ],
+)
+def test_out_of_memory_is_named_and_other_wants_keep_their_names(
+    tiny_dir: Path,
+    calibration: Path,
+    start: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: MemoryError,
+    message: str,
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Bench, "losses", failing)
+    with pytest.raises(ResourceError, match=message):
+        refine(tiny_dir, calibration, [start], tmp_path / "out.json", OPTIONS)
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_a_time_limit_ends_with_what_is_known(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from moa_rt import ArgumentError, ModelConfig
@@ -11,11 +11,16 @@ from moa_tools.calibrate.samples import Sample, load_samples
 
 
 def choose_samples(
-    calibration: Path, config: ModelConfig, lengths: Sequence[int], max_samples: int | None
+    calibration: Path,
+    config: ModelConfig,
+    lengths: Sequence[int],
+    max_samples: int | None,
+    by: Callable[[Sample], str] = lambda sample: sample.objective,
 ) -> tuple[Sample, ...]:
     """The samples of the "profile" split to use, in the order of the file.
 
-    `lengths`: the buckets, all if empty. `max_samples`: of each objective and length.
+    `lengths`: the buckets, all if empty. `max_samples`: of each objective (or what
+    `by` says) and length.
 
     Raises what `load_samples` raises, and ArgumentError for a length that the set has no sample of
     or the model no room for.
@@ -37,7 +42,7 @@ def choose_samples(
                 f"{calibration}: sample {sample.id!r}: length {sample.length}: the model ends at "
                 f"{config.max_position_embeddings}"
             )
-        key = (sample.objective, sample.length)
+        key = (by(sample), sample.length)
         counts[key] = counts.get(key, 0) + 1
         if max_samples is None or counts[key] <= max_samples:
             chosen.append(sample)

@@ -8,8 +8,8 @@ from moa_tools.gates.options import GatesOptions
 from moa_tools.gates.run import is_scarce, lessons
 from moa_tools.gates.training import Pools, Trainer
 from moa_tools.hf.load import random_model, torch_device
+from moa_tools.hf.numeric_type import ITEM_BYTES
 from moa_tools.profile.measure import Cost, check_fits, random_sample, repeated
-from moa_tools.profile.options import ITEM_BYTES
 from moa_tools.progress import Silent
 
 

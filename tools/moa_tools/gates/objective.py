@@ -53,7 +53,8 @@ def answer_positions(sample: Sample, limit: int) -> Tensor:
     return start + (torch.arange(kept) * count) // kept
 
 
-def _dense(_: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def dense_attention(_: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Of the model as it is, for `layer_attention`."""
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
@@ -62,7 +63,7 @@ def _dense(_: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def teach(model: Any, samples: Sequence[Sample], limit: int) -> list[Lesson]:
     """Runs the dense model once over samples of one batch."""
     device = model.device
-    with torch.no_grad(), layer_attention(model, _dense):
+    with torch.no_grad(), layer_attention(model, dense_attention):
         hidden = hidden_states(model, token_batch(samples, device))
     lessons = []
     for row, sample in zip(hidden, samples, strict=True):

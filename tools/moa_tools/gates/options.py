@@ -11,9 +11,9 @@ from moa_rt import ArgumentError, ModelConfig
 
 from moa_tools.calibrate.samples import SAMPLES, Sample
 from moa_tools.files import read_bounded
+from moa_tools.hf.numeric_type import check_dtype, dtype_in_use
 
 DEFAULT_TARGETS = (0.5, 0.25, 0.125)
-_DTYPES = ("auto", "float32", "bfloat16")
 _MAX_SAMPLES_FILE = 1 << 30
 
 
@@ -55,8 +55,7 @@ class GatesOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.dtype not in _DTYPES:
-            raise ArgumentError(f"dtype: got {self.dtype!r}, want one of {', '.join(_DTYPES)}")
+        check_dtype(self.dtype)
         for name, low in (("steps", 2), ("batch", 2), ("max_samples", 1), ("answer_tokens", 1)):
             value = getattr(self, name)
             if value is not None and value < low:
@@ -82,9 +81,7 @@ class GatesOptions:
     @property
     def torch_dtype(self) -> str:
         """The type in use."""
-        if self.dtype != "auto":
-            return self.dtype
-        return "float32" if self.device == "cpu" else "bfloat16"
+        return dtype_in_use(self.dtype, self.device)
 
     @property
     def step_count(self) -> int:

@@ -21,9 +21,10 @@ from moa_tools.gates.options import GatesOptions, provenance
 from moa_tools.gates.partial import Partial
 from moa_tools.gates.training import Pools, Trainer
 from moa_tools.hf.load import load_model, torch_device
+from moa_tools.hf.numeric_type import ITEM_BYTES
 from moa_tools.profile import curve_files
 from moa_tools.profile.cost_curves import CostCurve, CostCurves
-from moa_tools.profile.memory import free_bytes
+from moa_tools.profile.memory import free_bytes, is_out_of_memory
 from moa_tools.progress import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 METHOD = "gates"
 # Answers and plain text are learned together, so there is one curve a length.
 OBJECTIVE = "joint"
-_ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 _SAVE_EVERY = 20
 # Layers are computed once if all their graphs take no more than this share of what is free.
 _PLENTY = 0.5
@@ -172,7 +172,7 @@ def _fast_products(options: GatesOptions) -> Iterator[None]:
 
 
 def _fits(config: ModelConfig, options: GatesOptions, longest: int) -> str:
-    item, batch = _ITEM_BYTES[options.torch_dtype], options.batch_size
+    item, batch = ITEM_BYTES[options.torch_dtype], options.batch_size
     free = free_bytes(options.device)
     fits = memory.longest_that_fits(config, batch, item, options.device, free, longest)
     return f"length {fits} would fit" if fits > 0 else "no length would: the weights do not fit"
@@ -180,14 +180,14 @@ def _fits(config: ModelConfig, options: GatesOptions, longest: int) -> str:
 
 def is_scarce(config: ModelConfig, length: int, options: GatesOptions) -> bool:
     """Whether the graphs of all layers would take too much of what is free."""
-    item, batch, device = _ITEM_BYTES[options.torch_dtype], options.batch_size, options.device
+    item, batch, device = ITEM_BYTES[options.torch_dtype], options.batch_size, options.device
     layers = config.num_hidden_layers
     all_graphs = memory.predict_memory(config, length, batch, item, device, graphs=layers)
     return all_graphs > _PLENTY * free_bytes(device)
 
 
 def _check_memory(config: ModelConfig, length: int, options: GatesOptions) -> None:
-    item, batch = _ITEM_BYTES[options.torch_dtype], options.batch_size
+    item, batch = ITEM_BYTES[options.torch_dtype], options.batch_size
     needed = memory.predict_memory(config, length, batch, item, options.device)
     free = free_bytes(options.device)
     if needed > free:
@@ -203,8 +203,7 @@ def _out_of_memory_named(config: ModelConfig, length: int, options: GatesOptions
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if isinstance(error, ResourceError) or not (known or "can't allocate memory" in str(error)):
+        if not is_out_of_memory(error):
             raise
         raise ResourceError(
             f"gates: {options.batch_size} samples of length {length} on {options.device}: out of "

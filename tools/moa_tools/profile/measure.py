@@ -10,9 +10,10 @@ from moa_rt import ArgumentError, ResourceError
 from moa_tools.bench.shapes import Shape
 from moa_tools.calibrate.samples import Sample
 from moa_tools.hf.load import random_model, torch_device
+from moa_tools.hf.numeric_type import ITEM_BYTES
 from moa_tools.profile import memory
 from moa_tools.profile.meter import Meter
-from moa_tools.profile.options import ITEM_BYTES, ProfileOptions
+from moa_tools.profile.options import ProfileOptions
 from moa_tools.profile.run import sample_curves
 
 

@@ -42,6 +42,17 @@ class ProfileMemory:
         return self.weights + self.layer_inputs + max(self.layer_graph, self.influence, self.logits)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; not what has been named already, a ResourceError."""
+    import torch
+
+    if isinstance(error, ResourceError):
+        return False
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "can't allocate memory" in str(error)  # what torch's CPU allocator says
+
+
 def parameter_count(config: ModelConfig) -> int:
     """Weights of the model, norms and biases left out."""
     layer = config.hidden_size * (

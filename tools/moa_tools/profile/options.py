@@ -10,10 +10,9 @@ from moa_rt import ArgumentError, ModelConfig
 
 from moa_tools.calibrate.samples import SAMPLES, Sample
 from moa_tools.files import read_bounded
+from moa_tools.hf.numeric_type import check_dtype, dtype_in_use
 from moa_tools.profile.influence import FORMS, Form
 
-# Bytes of a number of each type.
-ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 _MAX_SAMPLES_FILE = 1 << 30
 
 
@@ -41,9 +40,7 @@ class ProfileOptions:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise ArgumentError(f"form: got {self.form!r}, want one of {FORMS}")
-        if self.dtype not in ("auto", *ITEM_BYTES):
-            want = ", ".join(("auto", *ITEM_BYTES))
-            raise ArgumentError(f"dtype: got {self.dtype!r}, want one of {want}")
+        check_dtype(self.dtype)
         if self.max_samples is not None and self.max_samples < 1:
             raise ArgumentError(f"max_samples: got {self.max_samples}, want at least 1")
         if self.sink < 0:
@@ -52,9 +49,7 @@ class ProfileOptions:
     @property
     def torch_dtype(self) -> str:
         """The type in use."""
-        if self.dtype != "auto":
-            return self.dtype
-        return "float32" if self.device == "cpu" else "bfloat16"
+        return dtype_in_use(self.dtype, self.device)
 
 
 def provenance(

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from moa_tools.calibrate.choose import choose_samples
 from moa_tools.calibrate.samples import Sample
 from moa_tools.hf.load import load_model, torch_device
+from moa_tools.hf.numeric_type import ITEM_BYTES
 from moa_tools.profile import curve_files, memory
 from moa_tools.profile.cost_curves import CostCurve, CostCurves
 from moa_tools.profile.influence import influence_curves
 from moa_tools.profile.layers import attention_gradients
 from moa_tools.profile.meter import Meter
-from moa_tools.profile.options import ITEM_BYTES, ProfileOptions, provenance
+from moa_tools.profile.options import ProfileOptions, provenance
 from moa_tools.profile.partial import PartialCurves
 from moa_tools.profile.spans import profile_spans
 from moa_tools.progress import Reporter, Silent
@@ -112,7 +113,7 @@ class _Worker:
             with self.meter.measure(sample.length):
                 return sample_curves(self._model, sample, options)
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, ResourceError) or not _is_out_of_memory(error):
+            if not memory.is_out_of_memory(error):
                 raise
             raise _out_of_memory(self._config, sample, options) from error
 
@@ -186,14 +187,6 @@ def _check_memory(config: ModelConfig, sample: Sample, options: ProfileOptions, 
     if needed > free:
         what = f"needs {needed} bytes, free {free}"
         raise _refusal(config, sample, options, free, what, sample.length)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    return "can't allocate memory" in str(error)  # what torch's CPU allocator says
 
 
 def _out_of_memory(config: ModelConfig, sample: Sample, options: ProfileOptions) -> ResourceError:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 
-from moa_tools.gates.objective import token_batch
+from moa_tools.gates.objective import dense_attention, token_batch
 from moa_tools.hf.attention import hidden_states, layer_attention
 from moa_tools.refine.attention import span_attention
 
@@ -86,19 +85,13 @@ def _positions(sample: Sample, limit: int) -> Tensor:
     return start + (torch.arange(kept) * count) // kept
 
 
-def _dense(_: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    return functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-
-
 @torch.no_grad()
 def _batch(model: Any, samples: Sequence[Sample], at: Sequence[Tensor]) -> Batch:
     ids = token_batch(samples, model.device)
     width = ids.shape[1]
     rows = torch.cat([each + i * width for i, each in enumerate(at)]).to(model.device)
     owner = torch.cat([torch.full((len(each),), i) for i, each in enumerate(at)])
-    with layer_attention(model, _dense):
+    with layer_attention(model, dense_attention):
         hidden = hidden_states(model, ids).flatten(0, 1)
     return Batch(
         part_of(samples[0]),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from moa_rt import ArgumentError
 
-_DTYPES = ("auto", "float32", "bfloat16")
+from moa_tools.hf.numeric_type import check_dtype, dtype_in_use
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class RefineOptions:
     solver: str = "cbc"
 
     def __post_init__(self) -> None:
-        if self.dtype not in _DTYPES:
-            raise ArgumentError(f"dtype: got {self.dtype!r}, want one of {', '.join(_DTYPES)}")
+        check_dtype(self.dtype)
         if self.solver not in ("cbc", "highs"):
             raise ArgumentError(f"solver: got {self.solver[:100]!r}, want cbc or highs")
         if self.density is not None and not 0 < self.density < 1:
@@ -74,9 +73,7 @@ class RefineOptions:
     @property
     def torch_dtype(self) -> str:
         """The type in use."""
-        if self.dtype != "auto":
-            return self.dtype
-        return "float32" if self.device == "cpu" else "bfloat16"
+        return dtype_in_use(self.dtype, self.device)
 
     @property
     def tokens(self) -> int:

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from moa_rt import ArgumentError, AttentionPlan, ModelConfig, ResourceError, __version__
 
+from moa_tools.calibrate.choose import choose_samples
 from moa_tools.calibrate.journal import Journal, key_of
-from moa_tools.calibrate.samples import SAMPLES, Sample, load_samples
+from moa_tools.calibrate.samples import SAMPLES, Sample
 from moa_tools.files import read_bounded, write_atomic
 from moa_tools.gates.memory import predict_memory
 from moa_tools.hf.load import load_model, torch_device
-from moa_tools.profile.memory import free_bytes
+from moa_tools.hf.numeric_type import ITEM_BYTES
+from moa_tools.profile.memory import free_bytes, is_out_of_memory
 from moa_tools.progress import Reporter, Silent
 from moa_tools.refine.batches import ANSWERS, TEXT, Batch, make_batches
 from moa_tools.refine.climb import Climb, Step
@@ -98,8 +99,7 @@ def refine(
         try:
             report = _refined(model_path, task, options, journal, reporter, origin)
         except (MemoryError, RuntimeError) as error:
-            known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            if not known and "can't allocate memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
             raise ResourceError(
                 f"refine: {options.tokens} tokens a batch on {options.device}: out of memory; "
@@ -117,7 +117,9 @@ def _task(
     if not paths:
         raise ArgumentError("plans: got none, want at least one plan file")
     plans = {str(path): AttentionPlan.load(str(path)) for path in paths}
-    samples = _samples(calibration, config, options)
+    samples = choose_samples(
+        calibration, config, options.lengths, options.max_samples, by=lambda sample: sample.task
+    )
     lengths = tuple(sorted({sample.length for sample in samples}))
     first = next(iter(plans.values()))
     density = options.density or _stated_density(next(iter(plans)), first)
@@ -173,24 +175,6 @@ def _check(
                 f"{path}: length {n} is outside the plan's range {plan.min_length}.."
                 f"{plan.max_length}"
             )
-
-
-def _samples(calibration: Path, config: ModelConfig, options: RefineOptions) -> tuple[Sample, ...]:
-    found = load_samples(calibration, config=config).select("profile")
-    has = sorted({sample.length for sample in found})
-    for length in options.lengths:
-        if length not in has:
-            raise ArgumentError(f"{calibration}: lengths: got {length}, the set has {has}")
-    counts: dict[tuple[str, int], int] = {}
-    chosen = []
-    for sample in found:
-        if options.lengths and sample.length not in options.lengths:
-            continue
-        key = sample.task, sample.length
-        counts[key] = counts.get(key, 0) + 1
-        if options.max_samples is None or counts[key] <= options.max_samples:
-            chosen.append(sample)
-    return tuple(chosen)
 
 
 def _origin(calibration: Path, task: _Task, options: RefineOptions) -> dict[str, str]:
@@ -268,7 +252,7 @@ def _told(parts: Mapping[str, float]) -> str:
 
 
 def _can_remember(config: ModelConfig, batches: Sequence[Batch], options: RefineOptions) -> bool:
-    item = 4 if options.torch_dtype == "float32" else 2
+    item = ITEM_BYTES[options.torch_dtype]
     tokens = sum(batch.ids.numel() for batch in batches)
     needed = tokens * config.hidden_size * item * config.num_hidden_layers
     return needed <= _PLENTY * free_bytes(options.device)
@@ -277,7 +261,7 @@ def _can_remember(config: ModelConfig, batches: Sequence[Batch], options: Refine
 def _is_scarce(task: _Task, options: RefineOptions) -> bool:
     """Whether the graphs of all layers would take more than half of what is free."""
     config, longest = task.config, max(task.lengths)
-    item = 4 if options.torch_dtype == "float32" else 2
+    item = ITEM_BYTES[options.torch_dtype]
     count = max(1, options.tokens // longest)
     layers = config.num_hidden_layers
     needed = predict_memory(config, longest, count, item, options.device, graphs=layers)
@@ -288,13 +272,8 @@ def _plan(task: _Task, start: str, climb: Climb, origin: Mapping[str, str]) -> A
     """The best choice as a plan, its leftover bytes at other lengths spent; checked once more."""
     first, rules = task.plans[start], task.rules
     choice = extend(climb.best.choice.tolist(), rules, task.limits, task.lengths)
-    layers, kv_heads = task.shape
-    table = [
-        [rules.rules[r] for r in choice[layer * kv_heads : (layer + 1) * kv_heads]]
-        for layer in range(layers)
-    ]
     plan = AttentionPlan.from_rules(
-        table,
+        rules.table(choice, task.shape[1]),
         sink_size=first.sink_size,
         rounding=first.rounding,
         min_length=first.min_length,

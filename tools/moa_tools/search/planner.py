@@ -204,13 +204,8 @@ def _plan(
     lengths: tuple[int, int],
     options: SearchOptions,
 ) -> AttentionPlan:
-    layers, kv_heads = curves.shape
-    table = [
-        [rules.rules[r] for r in choice[layer * kv_heads : (layer + 1) * kv_heads]]
-        for layer in range(layers)
-    ]
     plan = AttentionPlan.from_rules(
-        table,
+        rules.table(choice, curves.shape[1]),
         sink_size=curves.sink_size,
         rounding=curves.rounding,
         min_length=lengths[0],

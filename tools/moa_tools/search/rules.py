@@ -55,6 +55,13 @@ class Candidates:
     rules: tuple[SpanRule, ...]
     spans: NDArray[np.int64]
 
+    def table(self, choice: Sequence[int], kv_heads: int) -> list[list[SpanRule]]:
+        """Rules by layer and KV head, from their indices (heads,) by layer."""
+        return [
+            [self.rules[r] for r in choice[first : first + kv_heads]]
+            for first in range(0, len(choice), kv_heads)
+        ]
+
     def column(self, length: int) -> NDArray[np.int64]:
         """Spans (rules,) at one of the lengths."""
         column: NDArray[np.int64] = self.spans[:, self.lengths.index(length)]
