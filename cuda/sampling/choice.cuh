@@ -151,7 +151,8 @@ class Choice {
   // Everything that weighs anything: see Weigher.
   __device__ Stretch whole_stretch() const {
     const double top = weigh_.top;
-    const double bottom = fmax(top - fmin(45.5 / state_.inverse, -weigh_.least), -3.402823466e+38);
+    const double bottom =
+        fmax(top - fmin((kWeightless + 0.5) / state_.inverse, -weigh_.least), -3.402823466e+38);
     return {bottom, top, ordered_below(bottom), ordered(weigh_.top) + 1, 0, 0, 0};
   }
 

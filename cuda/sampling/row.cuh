@@ -108,6 +108,9 @@ __device__ inline int id_of(std::uint64_t key) {
   return static_cast<int>(kIdMask - (static_cast<std::uint32_t>(key) & kIdMask));
 }
 
+// Powers of two below the top from which on a weight is nothing.
+inline constexpr double kWeightless = 45.0;
+
 // exp((score - top) / temperature) * 2^43: up to 2^20 of them add up within 64 bits. About as exact
 // as float32, and exactly 2^43 at the top.
 struct Weigher {
@@ -122,7 +125,7 @@ struct Weigher {
     const double below = static_cast<double>(score) - static_cast<double>(top);
     if (!(below >= least)) return 0;
     const double exponent = below * inverse;
-    if (exponent < -45.0) return 0;
+    if (exponent < -kWeightless) return 0;
     const double whole = rint(exponent);
     const float part = exp2f(static_cast<float>(exponent - whole));
     return __float2ull_rn(part * __int_as_float((static_cast<int>(whole) + 43 + 127) << 23));

@@ -12,6 +12,7 @@
 #include "runtime/logits.h"
 #include "runtime/sampler.h"
 #include "support/device_data.h"
+#include "support/random_logits.h"
 
 namespace moa_rt::testing {
 namespace {
@@ -71,7 +72,8 @@ class SamplingWorld {
   void run(std::vector<Case>& cases, int steps, std::mt19937_64& random, double scale) {
     join(cases);
     for (int step = 0; step < steps; ++step) {
-      compare(cases, step, random_rows(cases.size(), random, scale));
+      compare(cases, step,
+              random_logits(random, cases.size() * static_cast<std::size_t>(vocab_), scale));
     }
   }
 
@@ -91,17 +93,6 @@ class SamplingWorld {
   }
 
  private:
-  std::vector<float> random_rows(std::size_t rows, std::mt19937_64& random, double scale) const {
-    std::normal_distribution<float> normal(0.0f, static_cast<float>(scale));
-    std::vector<float> out(rows * static_cast<std::size_t>(vocab_));
-    for (float& x : out) {
-      x = normal(random);
-      if (random() % 64 == 0) x = std::round(x);  // equal ones
-      if (random() % 256 == 0) x = -kInf;
-    }
-    return out;
-  }
-
   void expect_same(Case& c, std::span<const float> scores, int step, const DecodeResult& got) {
     const bool stop_allowed = step + 1 >= c.min_new_tokens;
     std::int32_t want = 0;

@@ -2,7 +2,6 @@
 // fibers. What only a GPU can show (races, its arithmetic) is in cuda_sampling_test.cc.
 #include <gtest/gtest.h>
 
-#include <limits>
 #include <numbers>
 #include <random>
 #include <vector>
@@ -10,6 +9,7 @@
 #include "emulated/block.h"
 #include "runtime/logits.h"
 #include "runtime/sampler.h"
+#include "support/random_logits.h"
 
 #define launch_sample launch_emulated_sample  // the library has the other one
 #include "cuda/sampling/sample.cu"
@@ -78,15 +78,9 @@ void expect_same(const Row& row) {
   }
 }
 
-// Logits with equal ones and some that are ruled out; `scale` 0.01 is flat, 10 peaked.
-std::vector<float> random_logits(std::mt19937_64& random, std::int64_t vocab, double scale) {
-  std::normal_distribution<float> normal(0.0f, static_cast<float>(scale));
-  std::vector<float> logits(static_cast<std::size_t>(vocab));
-  for (float& x : logits) {
-    x = normal(random);
-    if (random() % 64 == 0) x = std::round(x);
-    if (random() % 256 == 0) x = -std::numeric_limits<float>::infinity();
-  }
+// One of them can be chosen in any case.
+std::vector<float> possible_logits(std::mt19937_64& random, std::int64_t vocab, double scale) {
+  std::vector<float> logits = random_logits(random, static_cast<std::size_t>(vocab), scale);
   logits[random() % logits.size()] = 0.5f;
   return logits;
 }
@@ -95,7 +89,7 @@ Row random_row(std::mt19937_64& random, std::int64_t vocab, double scale) {
   const auto uniform = [&random](double low, double high) {
     return low + (high - low) * static_cast<double>(random() % 1'000'000) * 1e-6;
   };
-  Row row{.logits = random_logits(random, vocab, scale), .options = {}, .seed = random()};
+  Row row{.logits = possible_logits(random, vocab, scale), .options = {}, .seed = random()};
   row.options.temperature = random() % 8 == 0 ? uniform(2.0, 100.0) : uniform(0.2, 2.0);
   if (random() % 3 == 0) {
     const auto most = static_cast<std::uint64_t>(vocab);
@@ -121,7 +115,7 @@ TEST(SamplingLogicTest, chooses_what_the_host_chooses) {
 TEST(SamplingLogicTest, flat_rows_of_a_large_vocabulary) {
   std::mt19937_64 random(2);
   for (const double scale : {0.0, 0.02, 0.5}) {
-    Row row{.logits = random_logits(random, 128256, scale), .options = {}, .seed = random()};
+    Row row{.logits = possible_logits(random, 128256, scale), .options = {}, .seed = random()};
     row.options.temperature = 0.8;
     row.options.top_p = 0.95;
     expect_same(row);
