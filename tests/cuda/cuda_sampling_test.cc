@@ -167,21 +167,26 @@ Case random_case(std::mt19937_64& random, std::int64_t vocab) {
   return c;
 }
 
-TEST(CudaSamplingTest, chooses_what_the_host_chooses) {
-  std::mt19937_64 random(1);
-  for (const auto& [vocab, valid] : {std::pair<std::int64_t, std::int64_t>{7, 7},
-                                     {320, 320},
-                                     {1024, 1000},
-                                     {50257, 50250},
-                                     {128256, 128256}}) {
-    SamplingWorld world(8, vocab, valid);
-    const int rounds = vocab > 10000 ? 4 : 25;
-    for (int round = 0; round < rounds; ++round) {
-      std::vector<Case> cases;
-      for (int i = 0; i < 8; ++i) cases.push_back(random_case(random, vocab));
-      for (Case& c : cases) c.logprobs = std::min<std::int64_t>(c.logprobs, vocab);
-      world.run(cases, 6, random, round % 3 == 0 ? 0.05 : 3.0);  // flat and peaked
-    }
+// Columns of the logits and how many of them are tokens.
+class CudaSamplingVocabTest
+    : public ::testing::TestWithParam<std::pair<std::int64_t, std::int64_t>> {};
+
+INSTANTIATE_TEST_SUITE_P(Vocab, CudaSamplingVocabTest,
+                         ::testing::Values(std::pair{7, 7}, std::pair{320, 320},
+                                           std::pair{1024, 1000}, std::pair{50257, 50250},
+                                           std::pair{128256, 128256}),
+                         [](const auto& info) { return std::to_string(info.param.first); });
+
+TEST_P(CudaSamplingVocabTest, chooses_what_the_host_chooses) {
+  const auto [vocab, valid] = GetParam();
+  std::mt19937_64 random(static_cast<std::uint64_t>(vocab));
+  SamplingWorld world(8, vocab, valid);
+  const int rounds = vocab > 10000 ? 4 : 25;
+  for (int round = 0; round < rounds; ++round) {
+    std::vector<Case> cases;
+    for (int i = 0; i < 8; ++i) cases.push_back(random_case(random, vocab));
+    for (Case& c : cases) c.logprobs = std::min<std::int64_t>(c.logprobs, vocab);
+    world.run(cases, 6, random, round % 3 == 0 ? 0.05 : 3.0);  // flat and peaked
   }
 }
 
