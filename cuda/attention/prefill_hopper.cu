@@ -39,7 +39,7 @@ class Multiplier {
       if (walk.index() >= args_.num_items) continue;
       wait_barrier(shared_address(&barriers_.full_items[items.stage]), items.parity);
       take_item(work_[items.stage], tiles_.queries(items.stage));
-      leave(barriers_.empty_items[items.stage]);
+      arrive(shared_address(&barriers_.empty_items[items.stage]));
       items.next();
     }
     finish_products();
@@ -47,6 +47,7 @@ class Multiplier {
   }
 
  private:
+  // Of a tile, which only the matrix units read.
   __device__ static void leave(std::uint64_t& barrier) {
     __syncwarp();
     if (threadIdx.x % 32 == 0) arrive(shared_address(&barrier));

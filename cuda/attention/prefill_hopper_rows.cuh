@@ -60,10 +60,6 @@ struct GroupRows {
     const int last = half.first + kHalf - 1;
     return half.count == kHalf && last <= low && (last < sink || high - half.first < window);
   }
-  __device__ bool sees_none(KeyHalf half, int sink, int window) const {
-    return half.count <= 0 || half.first > high ||
-           (half.first >= sink && low - (half.first + half.count - 1) >= window);
-  }
 
   // The scores of half a tile, `lead` the first of them: two compares and one choice a key where
   // the compiler can, since columns are constants.

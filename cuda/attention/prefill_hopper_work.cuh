@@ -50,9 +50,10 @@ struct Barriers {
       for (std::uint64_t* full : {full_keys, full_values}) {
         init_barrier(shared_address(&full[stage]), kGroupThreads);
       }
-      // One more where the work itself is written.
+      // One more where the work itself is written. Each thread that reads it gives it up itself.
       init_barrier(shared_address(&full_items[stage]), kGroupThreads + 1);
-      for (std::uint64_t* empty : {empty_items, empty_keys, empty_values}) {
+      init_barrier(shared_address(&empty_items[stage]), 2 * kGroupThreads);
+      for (std::uint64_t* empty : {empty_keys, empty_values}) {
         init_barrier(shared_address(&empty[stage]), kProductWarps);
       }
     }

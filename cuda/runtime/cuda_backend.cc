@@ -35,7 +35,8 @@ Stream make_stream_on(int device) {
 CudaBackend::CudaBackend(const Device& device)
     : allocator_(device.index),
       description_(judge_device(device, ask_device(device))),
-      stream_(make_stream_on(device.index)) {
+      stream_(make_stream_on(device.index)),
+      blas_(device.index) {
   const DeviceGuard guard(device.index);
   uploader_ = Uploader(kUploadBytes, stream_.get());
 }

@@ -70,7 +70,9 @@ BlasPreference make_preference() {
 
 }  // namespace
 
-BlasMatmul::BlasMatmul() {
+// A handle belongs to the device that is current when it is made.
+BlasMatmul::BlasMatmul(int device) {
+  const DeviceGuard guard(device);
   cublasLtHandle_t handle = nullptr;
   check_blas(cublas_lt().create(&handle), "handle");
   handle_ = BlasHandle(handle);

@@ -14,7 +14,8 @@ namespace moa_rt::cuda {
 // Chooses an algorithm once for each shape and keeps it: the same shapes give the same bits.
 class BlasMatmul {
  public:
-  BlasMatmul();
+  // For products on streams of this device.
+  explicit BlasMatmul(int device);
 
   static constexpr std::int64_t kWorkspaceBytes = std::int64_t{32} << 20;
 

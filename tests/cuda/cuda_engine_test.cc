@@ -1,4 +1,5 @@
 // The whole engine on the GPU against the engine on the CPU, on a tiny random model.
+#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -108,6 +109,24 @@ TEST_F(CudaEngineTest, any_prefill_chunking_gives_close_logits) {
     EXPECT_LT(distance(Engine(dir_->path(), chunked).logits(tokens), exact), 1.5 * whole)
         << "chunk " << chunk;
   }
+}
+
+// The last device while the first is current: the same one where there is only one.
+TEST_F(CudaEngineTest, every_device_gives_the_same_answer) {
+  int devices = 0;
+  ASSERT_EQ(cudaGetDeviceCount(&devices), cudaSuccess);
+  const std::string last = "cuda:" + std::to_string(devices - 1);
+  const std::vector<Tokens> prompts = {random_tokens(150, 4), random_tokens(400, 5)};
+  const Tokens tokens = random_tokens(300, 2);
+  Engine first = open("cuda:0", "bfloat16");
+  Engine other = open(last.c_str(), "bfloat16");
+  EXPECT_EQ(other.logits(tokens), first.logits(tokens));
+  const auto want = first.generate(prompts, request(40));
+  const auto got = other.generate(prompts, request(40));
+  for (std::size_t p = 0; p < prompts.size(); ++p) EXPECT_EQ(got[p].token_ids, want[p].token_ids);
+  int current = -1;
+  ASSERT_EQ(cudaGetDevice(&current), cudaSuccess);
+  EXPECT_EQ(current, 0);
 }
 
 TEST_F(CudaEngineTest, the_same_batch_has_one_text) {
