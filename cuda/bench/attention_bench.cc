@@ -114,27 +114,27 @@ class DecodeBatch {
 void decode_bandwidth(const char* goal, const Model& model, std::int64_t batch, std::int64_t span,
                       double ceiling) {
   const DecodeBatch work(model, uniform(model, span), batch);
-  const double seconds = medians({&work.graph()}, work.stream())[0];
-  const double rate = work.bytes() / seconds;
+  const Timing timing = compare({&work.graph()}, work.stream())[0];
+  const double rate = work.bytes() / timing.seconds;
   std::printf(
       "{\"goal\": \"%s\", \"model\": \"%s\", \"batch\": %d, \"span\": %d, \"layer_MB\": %.1f, "
-      "\"us_per_layer\": %.2f, \"TB_s\": %.3f, \"share_of_read\": %.3f}\n",
+      "\"us_per_layer\": %.2f, \"spread\": %.4f, \"TB_s\": %.3f, \"share_of_read\": %.3f}\n",
       goal, model.name, static_cast<int>(batch), static_cast<int>(span), work.layer_bytes() / 1e6,
-      seconds / work.layers() * 1e6, rate / 1e12, rate / ceiling);
+      timing.seconds / work.layers() * 1e6, timing.spread, rate / 1e12, rate / ceiling);
 }
 
 void decode_ratio(const char* goal, const Model& model, std::int64_t batch, const char* what,
                   const std::vector<HeadSpan>& over, const std::vector<HeadSpan>& under) {
   const DecodeBatch a(model, over, batch);
   const DecodeBatch b(model, under, batch);
-  const double first = medians({&a.graph()}, a.stream())[0] / a.layers();
-  const double second = medians({&b.graph()}, b.stream())[0] / b.layers();
-  const double again = medians({&a.graph()}, a.stream())[0] / a.layers();
+  const std::vector<Timing> timings = compare({&a.graph(), &b.graph()}, a.stream());
+  const double us = timings[0].seconds / a.layers() * 1e6;
+  const double base_us = timings[1].seconds / b.layers() * 1e6;
   std::printf(
-      "{\"goal\": \"%s\", \"model\": \"%s\", \"batch\": %d, \"what\": \"%s\", \"us\": [%.2f, %.2f, "
-      "%.2f], \"ratio\": %.3f}\n",
-      goal, model.name, static_cast<int>(batch), what, first * 1e6, second * 1e6, again * 1e6,
-      0.5 * (first + again) / second);
+      "{\"goal\": \"%s\", \"model\": \"%s\", \"batch\": %d, \"what\": \"%s\", \"us\": %.2f, "
+      "\"base_us\": %.2f, \"spread\": %.4f, \"ratio\": %.3f}\n",
+      goal, model.name, static_cast<int>(batch), what, us, base_us, timings[0].spread,
+      us / base_us);
 }
 
 // One prompt from nothing, kernel alone.
@@ -201,16 +201,37 @@ class Prefill {
   GraphExec graph_;
 };
 
-double prefill(const char* goal, const Model& model, const char* what,
-               const std::vector<HeadSpan>& spans, std::int64_t tokens) {
-  const Prefill work(model, spans, tokens);
-  const double seconds = medians({&work.graph()}, work.stream())[0];
-  const double rate = work.flops() / seconds;
-  std::printf(
-      "{\"goal\": \"%s\", \"model\": \"%s\", \"tokens\": %d, \"what\": \"%s\", \"ms\": %.3f, "
-      "\"visible_TFLOP_s\": %.1f}\n",
-      goal, model.name, static_cast<int>(tokens), what, seconds * 1e3, rate / 1e12);
-  return rate;
+struct PrefillCase {
+  const char* goal;
+  const char* what;
+  const Model* model;
+  std::vector<HeadSpan> spans;
+  bool over_first = false;  // its rate is told as a share of the first case's
+};
+
+void prefill(std::int64_t tokens) {
+  const std::vector<PrefillCase> cases = {
+      {"P1", "dense causal", &kMha, uniform(kMha, tokens)},
+      {"P2", "mixed, 50 %", &kMha, mixed(kMha, tokens, 0.5), true},
+      {"P1", "dense causal", &kGqa, uniform(kGqa, tokens)}};
+  std::vector<std::unique_ptr<Prefill>> work;
+  std::vector<const GraphExec*> graphs;
+  for (const PrefillCase& one : cases) {
+    work.push_back(std::make_unique<Prefill>(*one.model, one.spans, tokens));
+    graphs.push_back(&work.back()->graph());
+  }
+  const std::vector<Timing> timings = compare(graphs, work[0]->stream());
+  const double dense = work[0]->flops() / timings[0].seconds;
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    const double rate = work[i]->flops() / timings[i].seconds;
+    std::printf(
+        "{\"goal\": \"%s\", \"model\": \"%s\", \"tokens\": %d, \"what\": \"%s\", \"ms\": %.3f, "
+        "\"spread\": %.4f, \"visible_TFLOP_s\": %.1f",
+        cases[i].goal, cases[i].model->name, static_cast<int>(tokens), cases[i].what,
+        timings[i].seconds * 1e3, timings[i].spread, rate / 1e12);
+    if (cases[i].over_first) std::printf(", \"rate_over_dense\": %.3f", rate / dense);
+    std::printf("}\n");
+  }
 }
 
 void run() {
@@ -233,13 +254,7 @@ void run() {
   }
   decode_ratio("D4", kMha, 8, "50 % / dense, 8192", mixed(kMha, 8192, 0.5), uniform(kMha, 8192));
   decode_ratio("D4", kMha, 8, "25 % / dense, 8192", mixed(kMha, 8192, 0.25), uniform(kMha, 8192));
-  for (const std::int64_t tokens : {4096, 8192}) {
-    const double dense = prefill("P1", kMha, "dense causal", uniform(kMha, tokens), tokens);
-    const double sparse = prefill("P2", kMha, "mixed, 50 %", mixed(kMha, tokens, 0.5), tokens);
-    std::printf("{\"goal\": \"P2\", \"tokens\": %d, \"rate_over_dense\": %.3f}\n",
-                static_cast<int>(tokens), sparse / dense);
-    prefill("P1", kGqa, "dense causal", uniform(kGqa, tokens), tokens);
-  }
+  for (const std::int64_t tokens : {4096, 8192}) prefill(tokens);
 }
 
 }  // namespace

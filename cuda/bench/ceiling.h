@@ -20,7 +20,7 @@ inline double read_ceiling() {
   const GraphExec graph = capture(backend.stream(), [&] {
     read_all(data.data(), bytes, reinterpret_cast<float*>(sink.data()), backend.stream());
   });
-  return static_cast<double>(bytes) / medians({&graph}, backend.stream())[0];
+  return static_cast<double>(bytes) / median_seconds(graph, backend.stream());
 }
 
 // What the device can do: bytes read and bf16 operations a second.
@@ -51,7 +51,7 @@ inline double matmul_ceiling() {
   product();
   check(cudaStreamSynchronize(stream), "matmul");
   const GraphExec graph = capture(stream, product);
-  return 2.0 * std::pow(static_cast<double>(kSize), 3) / medians({&graph}, stream)[0];
+  return 2.0 * std::pow(static_cast<double>(kSize), 3) / median_seconds(graph, stream);
 }
 
 }  // namespace moa_rt::cuda::bench

@@ -44,25 +44,47 @@ inline double replay_seconds(const GraphExec& graph, cudaStream_t stream) {
   return milliseconds * 1e-3;
 }
 
-// Median seconds of each contender: three rounds of seven replays, interleaved, five warm-ups.
-inline std::vector<double> medians(const std::vector<const GraphExec*>& contenders,
+inline double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::ranges::nth_element(values, middle);
+  return *middle;
+}
+
+// Seconds of a contender: the median of all replays, and the slowest round over the fastest, minus
+// one.
+struct Timing {
+  double seconds = 0.0;
+  double spread = 0.0;
+};
+
+// Three rounds of seven replays, interleaved, five warm-ups.
+inline std::vector<Timing> compare(const std::vector<const GraphExec*>& contenders,
                                    cudaStream_t stream) {
-  std::vector<std::vector<double>> times(contenders.size());
+  struct Times {
+    std::vector<double> all;
+    std::vector<double> rounds;
+  };
+  std::vector<Times> times(contenders.size());
   for (int round = 0; round < 3; ++round) {
     for (std::size_t i = 0; i < contenders.size(); ++i) {
       const std::size_t which = (i + static_cast<std::size_t>(round)) % contenders.size();
       for (int warm_up = 0; warm_up < 5; ++warm_up) replay_seconds(*contenders[which], stream);
-      for (int run = 0; run < 7; ++run) {
-        times[which].push_back(replay_seconds(*contenders[which], stream));
-      }
+      std::vector<double> runs(7);
+      for (double& run : runs) run = replay_seconds(*contenders[which], stream);
+      times[which].all.insert(times[which].all.end(), runs.begin(), runs.end());
+      times[which].rounds.push_back(median(runs));
     }
   }
-  std::vector<double> out;
-  for (std::vector<double>& list : times) {
-    std::ranges::nth_element(list, list.begin() + static_cast<std::ptrdiff_t>(list.size() / 2));
-    out.push_back(list[list.size() / 2]);
+  std::vector<Timing> out;
+  for (const Times& one : times) {
+    const auto [fastest, slowest] = std::ranges::minmax_element(one.rounds);
+    out.push_back({median(one.all), *slowest / *fastest - 1.0});
   }
   return out;
+}
+
+inline double median_seconds(const GraphExec& graph, cudaStream_t stream) {
+  return compare({&graph}, stream)[0].seconds;
 }
 
 }  // namespace moa_rt::cuda::bench

@@ -48,8 +48,10 @@ class Products {
     }
     std::vector<const GraphExec*> contenders;
     for (const GraphExec& graph : graphs) contenders.push_back(&graph);
-    std::vector<double> out = medians(contenders, stream());
-    for (double& value : out) value /= static_cast<double>(weights_.size());
+    std::vector<double> out;
+    for (const Timing& timing : compare(contenders, stream())) {
+      out.push_back(timing.seconds / static_cast<double>(weights_.size()));
+    }
     return out;
   }
 

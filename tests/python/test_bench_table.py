@@ -53,7 +53,7 @@ def add_decode(run: Run, rounds: tuple[int, ...]) -> None:
     """Our decode attention with half the tokens of `HALF`: microseconds of every round."""
     text = '{"goal": "D4", "model": "7B: 32 heads", "batch": 8, "what": "50 % / dense", '
     for turn, us in enumerate(rounds):
-        row = parse_line(text + f'"us": [{us}, 200, {us}], "ratio": 0.5}}', "attention")
+        row = parse_line(text + f'"us": {us}, "base_us": 200, "ratio": 0.5}}', "attention")
         run.rows.append(Row(row.section, row.system, {**row.case, "turn": turn}, row.figures))
 
 
@@ -94,9 +94,9 @@ def test_kernel_lines_become_verdicts() -> None:
         '{"goal": "D2", "model": "7B: 32 heads", "batch": 1, "span": 2048, "layer_MB": 33.6, '
         '"us_per_layer": 9.0, "TB_s": 1.2, "share_of_read": 0.4}',
         '{"goal": "D3", "model": "7B: 32 heads", "batch": 8, "what": "mixed / uniform, 50 %", '
-        '"us": [104, 100, 106], "ratio": 1.05}',
+        '"us": 105, "base_us": 100, "spread": 0.01, "ratio": 1.05}',
         '{"goal": "D4", "model": "7B: 32 heads", "batch": 8, "what": "50 % / dense, 8192", '
-        '"us": [50, 100, 52], "ratio": 0.51}',
+        '"us": 51, "base_us": 100, "spread": 0.01, "ratio": 0.51}',
         '{"product": [16, 6144, 4096], "cublas_share_of_read": 0.7, "own_share_of_read": null}',
     ]
     rows = [parse_line(line, "attention") for line in lines]
@@ -195,8 +195,8 @@ def lines_of(table: str, *words: str) -> list[list[str]]:
 
 def test_a_value_just_beyond_its_bound_shows_as_that() -> None:
     run = make_run()
-    line = '{"goal": "D3", "model": "M", "batch": 1, "what": "mixed / uniform", "us": [%s]}'
-    for turn, times in enumerate(("110.2, 100, 110.2", "101, 100, 101")):
+    line = '{"goal": "D3", "model": "M", "batch": 1, "what": "mixed / uniform", %s}'
+    for turn, times in enumerate(('"us": 110.2, "base_us": 100', '"us": 101, "base_us": 100')):
         row = parse_line(line % times, "attention")
         run.rows.append(Row(row.section, row.system, {**row.case, "turn": turn}, row.figures))
     ((_, _, worst, base, best, floor, _, state),) = lines_of(goals_table(run), "| D3 |")
@@ -248,9 +248,10 @@ def test_a_plans_prefill_rate_stands_over_our_dense_one() -> None:
             "what": what,
             "turn": 0,
         }
-        run.rows.append(Row("kernels", "moa_rt", case, {"ms": 0.5, "visible_TFLOP_s": rate}))
+        figures = {"ms": 0.5, "visible_TFLOP_s": rate, "spread": 0.012}
+        run.rows.append(Row("kernels", "moa_rt", case, figures))
     (dense,) = lines_of(kernels_table(run), "dense causal")
     (plan,) = lines_of(kernels_table(run), "mixed, 50 %")
-    assert dense[-1] == "-"
-    assert plan[-2:] == ["360 TFLOP/s visible", "0.900 of 400 TFLOP/s dense"]
+    assert dense[-2:] == ["-", "1.2%"]
+    assert plan[-3:] == ["360 TFLOP/s visible", "0.900 of 400 TFLOP/s dense", "1.2%"]
     assert plan[3] == "0.5 ms"

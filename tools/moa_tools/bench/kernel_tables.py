@@ -51,25 +51,32 @@ def kernels_table(run: Run) -> str:
     """Our kernels, as the C++ benchmarks print them."""
     rows = []
     for row in run.select(KERNELS, OURS, turn=0):
-        case = row.case
-        name, model = case.get("goal"), case.get("model")
-        if "us_per_layer" in row.figures:
-            what = f"batch {case['batch']}, {case['span']} tokens a head"
-            rows.append([name, model, what, *_bandwidth(run, row)])
-        elif "base_us" in row.figures:
-            what = f"batch {case['batch']}, {case['what']}"
-            ratio = f"{row.figures['us'] / row.figures['base_us']:.3f}"
-            base = f"{ratio} of {number(row.figures['base_us'])} us"
-            rows.append([name, model, what, f"{number(row.figures['us'])} us", "-", base])
-        elif "visible_TFLOP_s" in row.figures:
-            what = f"{case['tokens']} tokens, {case['what']}"
-            rows.append([name, model, what, *_arithmetic(run, row)])
-        elif "ms_step" in row.figures:
-            what = ", ".join(f"{key} {value}" for key, value in case.items() if key in _STEP)
-            rate = f"{number(row.figures['tok_s'])} tok/s"
-            share = f"{number(row.figures.get('share_of_roofline'))} of the roofline"
-            rows.append([name, model, what, f"{number(row.figures['ms_step'])} ms", rate, share])
-    return markdown(["goal", "model", "case", "time", "rate", "of its base"], rows)
+        described = _described(run, row)
+        if described:
+            spread = f"{row.figures['spread']:.1%}" if "spread" in row.figures else "-"
+            rows.append([row.case.get("goal"), row.case.get("model"), *described, spread])
+    header = ["goal", "model", "case", "time", "rate", "of its base", "spread"]
+    return markdown(header, rows)
+
+
+def _described(run: Run, row: Row) -> Sequence[str] | None:
+    """Case, time, rate and what the rate or time is of its base; None for what is no kernel's."""
+    case = row.case
+    if "us_per_layer" in row.figures:
+        return f"batch {case['batch']}, {case['span']} tokens a head", *_bandwidth(run, row)
+    if "base_us" in row.figures:
+        ratio = f"{row.figures['us'] / row.figures['base_us']:.3f}"
+        base = f"{ratio} of {number(row.figures['base_us'])} us"
+        what = f"batch {case['batch']}, {case['what']}"
+        return what, f"{number(row.figures['us'])} us", "-", base
+    if "visible_TFLOP_s" in row.figures:
+        return f"{case['tokens']} tokens, {case['what']}", *_arithmetic(run, row)
+    if "ms_step" in row.figures:
+        what = ", ".join(f"{key} {value}" for key, value in case.items() if key in _STEP)
+        share = f"{number(row.figures.get('share_of_roofline'))} of the roofline"
+        time = f"{number(row.figures['ms_step'])} ms"
+        return what, time, f"{number(row.figures['tok_s'])} tok/s", share
+    return None
 
 
 _STEP = ("density", "batch", "length", "sampling")

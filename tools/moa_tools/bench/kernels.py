@@ -40,10 +40,6 @@ def parse_line(line: str, bench: str) -> Row:
     for name, entry in value.items():
         if isinstance(entry, str) or name in _CASE:
             case[name] = entry
-        elif isinstance(entry, list) and name == "us":
-            # Over, under, over again: the time of the first and that of its base.
-            figures |= {"us": (entry[0] + entry[2]) / 2, "base_us": entry[1]}
-            figures["spread"] = max(entry[0], entry[2]) / min(entry[0], entry[2]) - 1.0
         elif isinstance(entry, list):
             case[name] = " x ".join(str(part) for part in entry)
         elif entry is not None:
