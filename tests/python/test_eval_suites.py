@@ -206,7 +206,8 @@ def test_where_dense_fails_there_is_nothing_to_compare(tiny_dir: Path, tmp_path:
     [
         (Rules(mean_span=100), "mean span: got 100, want a multiple of 64"),
         (Rules(mean_span=64), "mean span: got 64"),
-        (Rules(ladder=(5000,)), "no length of at most 2048"),
+        (Rules(mean_span=8192), "no length of at most 2048"),
+        (Rules(ladder=(400, 5000)), "ladder: got 5000, the model ends at 2048"),
     ],
 )
 def test_bad_ladders(rules: Rules, message: str) -> None:

@@ -103,7 +103,9 @@ def build_suites(
         elif name == divergence.NAME:
             made.append(_divergence(request, config, tokenizer, plans, heldout))
         elif name == effective.NAME:
-            longest = min(max(request.lengths), config.max_position_embeddings)
+            longest = config.max_position_embeddings
+            if not request.rules.ladder:
+                longest = min(max(request.lengths), longest)
             made.append(
                 effective.EffectiveSuite(
                     kit,

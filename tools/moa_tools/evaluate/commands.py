@@ -70,7 +70,9 @@ def eval_(
     mean_span: Annotated[
         int | None, typer.Option(help="effective-context: cache of this many tokens a head.")
     ] = None,
-    ladder: Annotated[str, typer.Option(help="effective-context: lengths to try.")] = "",
+    ladder: Annotated[
+        str, typer.Option(help="effective-context: lengths to try; up to the longest of --lengths.")
+    ] = "",
     retrieval: Annotated[str, typer.Option(help="effective-context: by which suite.")] = "passkey",
     threshold: Annotated[float, typer.Option(help="effective-context: share of dense.")] = 0.9,
     longbench: Annotated[Path | None, typer.Option(help="longbench: its JSONL files.")] = None,

@@ -62,9 +62,14 @@ def _as_it_is(plan: EvalPlan, _: int) -> EvalPlan:
 
 
 def ladder_of(rules: Rules, longest: int) -> tuple[int, ...]:
-    """The lengths to try, ascending. Raises ArgumentError if none is left below `longest`."""
+    """The lengths to try, ascending and at most `longest`.
+
+    Raises ArgumentError if a length that was asked for is longer, or none is left.
+    """
     if rules.ladder:
         lengths = sorted(set(rules.ladder))
+        if lengths[-1] > longest:
+            raise ArgumentError(f"{NAME}: ladder: got {lengths[-1]}, the model ends at {longest}")
     elif rules.mean_span is not None:
         lengths = sorted({int(rules.mean_span * s) // _ROUND * _ROUND for s in _STEPS})
     else:
