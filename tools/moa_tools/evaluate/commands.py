@@ -71,7 +71,10 @@ def eval_(
         int | None, typer.Option(help="effective-context: cache of this many tokens a head.")
     ] = None,
     ladder: Annotated[
-        str, typer.Option(help="effective-context: lengths to try; up to the longest of --lengths.")
+        str,
+        typer.Option(
+            help="effective-context: lengths to try; by default up to the longest of --lengths."
+        ),
     ] = "",
     retrieval: Annotated[str, typer.Option(help="effective-context: by which suite.")] = "passkey",
     threshold: Annotated[float, typer.Option(help="effective-context: share of dense.")] = 0.9,
