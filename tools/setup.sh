@@ -142,6 +142,12 @@ UNPACK
   CUDA_DEFINES+=("-DCMAKE_PREFIX_PATH=$PWD/$CUBLAS")
 }
 
+# A PyTorch that is there is kept: on a GPU it may be the one built for this driver.
+need_torch() {
+  "$PYTHON" -c 'import torch; print("present: torch", torch.__version__)' 2>/dev/null ||
+    pip_install -q torch==2.13.0
+}
+
 # How the package is built: "auto" with CUDA for the GPU at hand, where there are one and nvcc, and
 # for the CPU alone otherwise; "cpu" without; "cuda" for every architecture we know.
 choose_cuda() {

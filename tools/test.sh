@@ -60,7 +60,7 @@ check_cuda_build() {
 # The same for this machine's GPU, and the tests that need it.
 check_cuda_cpp() {
   cmake --preset cuda "${CUDA_DEFINES[@]}" && cmake --build --preset cuda &&
-    ctest --preset cuda -L cuda --no-tests=error
+    ctest --preset cuda -L cuda --no-tests=error -j 4
 }
 
 summary() {
@@ -92,7 +92,7 @@ fi
 
 step "Python packages (the first time: some minutes)"
 choose_cuda auto
-pip_install -q torch==2.13.0
+need_torch
 install_package convert,tools,dev
 step "Model"
 get_model
