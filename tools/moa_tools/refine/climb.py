@@ -128,16 +128,18 @@ class Climb:
                 costs, self._moved(), self.best.choice, self._rules.spans, self._limits,
                 self._layers, [p * max(4 * hope, 1e-6) for p in _PRICES], self._options.solver,
             )  # fmt: skip
-            idle = 0 if self._round(curves, found, number) else idle + 1
+            untried = [choice for choice in found if tuple(choice.tolist()) not in self._tried]
+            if not untried:  # nothing was learnt that could change the next proposals
+                break
+            idle = 0 if self._round(curves, untried, number) else idle + 1
             if idle == _PATIENCE:
                 break
 
-    def _round(self, curves: Curves, found: Sequence[Ints], number: int) -> bool:
+    def _round(self, curves: Curves, untried: Sequence[Ints], number: int) -> bool:
         """Measures proposals; whether one of them is the new plan."""
         now, moved = self.best, self._moved()
         heads = np.arange(len(now.choice))
         weights = self._objective.weights(now.parts)
-        untried = [choice for choice in found if tuple(choice.tolist()) not in self._tried]
         best: Step | None = None
         told = []
         for choice in untried[:_TRIES]:
@@ -151,9 +153,7 @@ class Climb:
             curves.learn(choice, change - promised, moved)
             changed = int((moved[heads, choice] > 0).sum())
             told.append(f"{changed} heads {promised:+.4f} -> {change:+.4f}")
-        self._reporter.info(
-            f"round {number + 1} at {now.value:.4f}: " + ("; ".join(told) or "none")
-        )
+        self._reporter.info(f"round {number + 1} at {now.value:.4f}: {'; '.join(told)}")
         if best is not None:
             self.steps.append(best)
             curves.move(best.choice)
