@@ -34,14 +34,17 @@ def _task(problem: Problem, weights: list[float], caps: list[float] | None = Non
     return Task(np.array(weights), np.array(caps or none), 0.0, 60.0)
 
 
+@pytest.mark.parametrize("solver", mip_model.SOLVERS)
 @_FEW
 @given(seed=_SEEDS, limit=st.sampled_from([0, 1, 2]), tightness=st.sampled_from([1.03, 1.1, 1.3]))
-def test_mip_equals_enumeration(seed: int, limit: int, tightness: float) -> None:
+def test_mip_equals_enumeration(
+    solver: mip_model.SolverName, seed: int, limit: int, tightness: float
+) -> None:
     problem = make_problem(seed, layers=2, layer_heads=3, rules=4, objectives=2, limit=limit)
     values = all_values(problem, feasible_choices(problem))
     cap = float(values[:, 1].min()) * tightness
     task = _task(problem, [1.0, 0.01], [np.inf, cap])
-    answer = mip_model.solve_plain(problem, task, "cbc")
+    answer = mip_model.solve_plain(problem, task, solver)
     best, loosest = (
         float((values[values[:, 1] <= cap * (1 + more)] @ task.weights).min())
         for more in (0.0, CAP_TOLERANCE)
@@ -54,14 +57,17 @@ def test_mip_equals_enumeration(seed: int, limit: int, tightness: float) -> None
     assert answer.bound <= best * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("solver", mip_model.SOLVERS)
 @_FEW
 @given(seed=_SEEDS, limit=st.sampled_from([1, 2, 3]))
-def test_column_generation_bounds_the_optimum(seed: int, limit: int) -> None:
+def test_column_generation_bounds_the_optimum(
+    solver: mip_model.SolverName, seed: int, limit: int
+) -> None:
     problem = make_problem(seed, layers=2, layer_heads=3, rules=4, objectives=2, limit=limit)
     values = all_values(problem, feasible_choices(problem))
     task = _task(problem, [1.0, 0.01])
     best = float((values @ task.weights).min())
-    answer = decompose.solve(problem, task, "cbc")
+    answer = decompose.solve(problem, task, solver)
     assert answer.bound <= best * (1 + 1e-7)
     assert answer.choice is not None
     check(problem, answer.choice, task.caps)
