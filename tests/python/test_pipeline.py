@@ -9,13 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from moa_rt import ArgumentError, AttentionPlan, ModelConfig, StateError
+from moa_rt import ArgumentError, AttentionPlan, DeviceError, ModelConfig, StateError
 from moa_tools.cli import main
+from moa_tools.gates.options import GatesOptions
+from moa_tools.gates.prices import grid
 from moa_tools.pipeline import run as pipeline_run
+from moa_tools.pipeline import step_options
+from moa_tools.pipeline.checks import warnings
+from moa_tools.pipeline.curves import without_costs
 from moa_tools.pipeline.options import PipelineOptions, complete, sort_numbers
 from moa_tools.pipeline.pick import pick_plans
 from moa_tools.pipeline.run import pipeline
 from moa_tools.pipeline.steps import Steps
+from moa_tools.profile.cost_curves import CostCurves
 from moa_tools.progress import Silent
 from moa_tools.refine import batches, climb
 from moa_tools.refine.options import RefineOptions
@@ -153,12 +159,64 @@ def test_state_that_cannot_be_read_runs_all_again(tmp_path: Path) -> None:
     assert len(runs) == 2
 
 
-def test_E15_budget_that_cannot_be_met(tiny_dir: Path, out: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"x": 1},
+        {"a": {}},
+        {"a": {"inputs": "k", "outputs": "k", "seconds": "long"}},
+        {"a": {"inputs": "k", "outputs": "k", "seconds": True}},
+        {"a": {"inputs": "k", "outputs": "k", "seconds": -1}},
+        {"a": {"inputs": "k", "outputs": "k", "seconds": 10**400}},
+        {"a": {"inputs": 1, "outputs": "k", "seconds": 1}},
+        {"a": {"inputs": "k", "outputs": None, "seconds": 1}},
+    ],
+)
+def test_state_that_is_none_of_ours_runs_all_again(tmp_path: Path, damage: dict[str, Any]) -> None:
+    (tmp_path / "steps.json").write_text(json.dumps(damage))
+    reporter = Silent()
+    with Steps(tmp_path, reporter) as steps:
+        assert len(reporter.warnings) == 1
+        assert "every step is run again" in reporter.warnings[0]
+        steps.run("b", {}, [tmp_path / "made"], lambda: (tmp_path / "made").touch())
+        assert set(steps.seconds()) == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("method", "budget", "message"),
+    [
+        ("influence", 0.1, r"density 0\.1 at N=640 cannot be met, least is 0\.2;"),
+        # Gates keep a smaller sink, and so a narrower span.
+        ("gates", 0.05, r"density 0\.05 at N=640 cannot be met, least is 0\.1; .* at N=768"),
+    ],
+)
+def test_E15_budget_that_cannot_be_met(
+    tiny_dir: Path, tmp_path: Path, method: str, budget: float, message: str
+) -> None:
     place = tmp_path / "out"
-    shutil.copytree(out, place)
-    with pytest.raises(ArgumentError, match=r"density 0\.1 at N=640 cannot be met, least is"):
-        pipeline(tiny_dir, place, PipelineOptions(**{**_OPTIONS, "budgets": (0.1,)}), Silent())
-    assert not (place / "plan-0.1.json").exists()
+    options = {**_OPTIONS, "method": method, "budgets": (0.5, budget)}
+    with pytest.raises(ArgumentError, match=message):
+        pipeline(tiny_dir, place, PipelineOptions(**options), Silent())
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("method", ["influence", "gates"])
+def test_the_curves_to_come_have_the_sink_and_spans_of_those_that_are_made(
+    tiny_dir: Path, out: Path, method: str
+) -> None:
+    config = ModelConfig.load(str(tiny_dir))
+    options = complete(PipelineOptions(**{**_OPTIONS, "method": method}), config)
+    expected = without_costs(options, config)
+    expected.check_model(config)
+    assert [curve.length for curve in expected.curves] == [640]
+    if method == "influence":
+        made = CostCurves.load(out / "curves-influence.json", config)
+        assert expected.sink_size == made.sink_size
+        for curve in made.curves:
+            assert (curve.spans == expected.curves[0].spans).all()
+    else:
+        assert expected.sink_size == GatesOptions().sink
+        assert tuple(expected.curves[0].spans) == grid(640, GatesOptions().sink).spans
 
 
 @pytest.mark.parametrize(
@@ -169,11 +227,24 @@ def test_E15_budget_that_cannot_be_met(tiny_dir: Path, out: Path, tmp_path: Path
         ({"budgets": (float("nan"),)}, "budget: got nan"),
         ({"budgets": ()}, "budget: got none"),
         ({"lengths": (10,)}, "lengths: got 10, want 256"),
-        ({"validate_length": 1 << 30}, "lengths: got 1073741824"),
-        ({"max_length": 1 << 30}, "max_length: got 1073741824, the model ends at 65536"),
+        ({"lengths": ()}, "lengths: got none"),
+        ({"validate_length": 1 << 30}, "validate_length: got 1073741824"),
+        ({"validate_length": 0}, "validate_length: got 0"),
+        ({"max_length": 1 << 30}, "max_length: got 1073741824, want 768, .* to 65536"),
+        ({"max_length": 0}, "max_length: got 0, want 768"),
+        ({"max_length": 767}, "max_length: got 767, want 768"),
+        ({"lengths": (640, 1280)}, "max_length: got 1024, want 1280"),
         ({"method": "magic"}, "method: got 'magic'"),
         ({"device": "tpu"}, "device: got 'tpu'"),
         ({"plans": 0}, "plans: got 0"),
+        ({"solver": "scip"}, "solver: got 'scip'"),
+        ({"method": "gates", "steps": 0}, "steps: got 0"),
+        ({"method": "gates", "steps": -5}, "steps: got -5"),
+        ({"steps": 10}, "steps: got 10, want none"),
+        ({"samples": 0}, "samples: got 0"),
+        ({"field": "text"}, "field: got 'text'"),
+        ({"device": "cuda:x"}, "device: got 'cuda:x'"),
+        ({"device": "cpu:1"}, "device: got 'cpu:1'"),
     ],
 )
 def test_bad_options(tiny_dir: Path, tmp_path: Path, changes: dict[str, Any], want: str) -> None:
@@ -182,12 +253,73 @@ def test_bad_options(tiny_dir: Path, tmp_path: Path, changes: dict[str, Any], wa
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2")])
+def test_a_gpu_that_is_not_there(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    options = {**_OPTIONS, "device": device}
+    with pytest.raises(DeviceError, match=f"device: got '{device}'"):
+        pipeline(tiny_dir, tmp_path / "o", PipelineOptions(**options), Silent())
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--steps", "0"], "steps: got 0"),
+        (["--validate-length", "0"], "validate_length: got 0"),
+        (["--plans", "0"], "plans: got 0"),
+        (["--solver", "scip"], "solver: got 'scip'"),
+        (["--budget", "0.01"], r"density 0.01 at N=1024 cannot be met"),
+    ],
+)
+def test_bad_options_of_the_command(
+    tiny_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    message: str,
+) -> None:
+    assert main(["pipeline", str(tiny_dir), str(tmp_path / "o"), *command]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_validation_at_a_profiled_length_is_warned_about(tiny_dir: Path) -> None:
+    config = ModelConfig.load(str(tiny_dir))
+    seen = complete(PipelineOptions(lengths=(640, 1280), validate_length=640), config)
+    (warning,) = warnings(seen)
+    assert warning.startswith("validate_length: got 640, a length that is profiled")
+    limit = config.max_position_embeddings
+    ends = complete(PipelineOptions(lengths=(limit,)), config)
+    assert ends.validate_length == limit
+    assert len(warnings(ends)) == 1
+    assert warnings(complete(PipelineOptions(lengths=(640, 1280)), config)) == []
+
+
+def test_the_pipeline_tells_its_warnings(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline_run, "calibrate", ends)
+    reporter = Silent()
+    options = PipelineOptions(**{**_OPTIONS, "validate_length": 640})
+    with pytest.raises(KeyboardInterrupt):
+        pipeline(tiny_dir, tmp_path, options, reporter)
+    assert ["validate_length: got 640" in text for text in reporter.warnings] == [True]
+
+
 def test_defaults(tiny_dir: Path) -> None:
     config = ModelConfig.load(str(tiny_dir))
     cpu, gpu = (complete(PipelineOptions(device=d), config) for d in ("cpu", "cuda:1"))
     assert (cpu.lengths, cpu.validate_length, cpu.plans) == ((1024, 2048), 4096, 2)
     assert (gpu.lengths, gpu.validate_length, gpu.plans) == ((2048, 4096), 8192, 4)
     assert (cpu.refine, gpu.refine) == (False, True)
+    assert (cpu.steps, gpu.steps) == (40, 300)
 
 
 def test_numbers_behind_an_option() -> None:
@@ -228,7 +360,7 @@ def test_a_refined_plan_is_one_more_candidate(
     monkeypatch.setattr(batches, "_LOOKED_UP", 1e-4)
     monkeypatch.setattr(climb, "_PRICES", (0.0, 1.0))
     monkeypatch.setattr(
-        pipeline_run,
+        step_options,
         "RefineOptions",
         lambda **given: RefineOptions(**given, epochs=1, rounds=1, alone=1),
     )

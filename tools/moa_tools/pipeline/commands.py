@@ -23,14 +23,18 @@ def pipeline(
         typer.Option(help="Token budgets to profile at; 1024 2048, on a GPU 2048 4096."),
     ] = None,
     validate_length: Annotated[
-        int | None, typer.Option(help="Token budget to validate at: twice the longest.")
+        int | None,
+        typer.Option(help="Token budget to validate at, not of --lengths: twice the longest."),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(help="Longest token budget that the plans are for.")
+        int | None,
+        typer.Option(
+            help="Longest token budget that the plans are for, from the validated one on."
+        ),
     ] = None,
     method: Annotated[str, typer.Option(help="gates or influence (the paper's).")] = "gates",
     steps: Annotated[
-        int | None, typer.Option(help="Steps of the gates' training: 40, on a GPU 300.")
+        int | None, typer.Option(help="Steps of the gates' training, from 2: 40, on a GPU 300.")
     ] = None,
     samples: Annotated[
         int | None, typer.Option(help="Samples of each length and task: 4, on a GPU 12.")
@@ -39,7 +43,7 @@ def pipeline(
         list[Path] | None, typer.Option(help="Your own text, in place of Python's.")
     ] = None,
     field: Annotated[
-        str | None, typer.Option(help="Field of the text in JSONL or dataset.")
+        str | None, typer.Option(help="Field of the text in --source: JSONL or dataset.")
     ] = None,
     plans: Annotated[
         int | None, typer.Option(help="Plans of each budget to validate: 2, on a GPU 4.")

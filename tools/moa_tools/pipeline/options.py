@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ class PipelineOptions:
 
     `budgets`: shares of the dense KV bytes, one chosen plan for each. `lengths`: to profile at.
     `validate_length`: twice the longest, or the model's limit. `max_length`: up to where the plans
-    are for, at least the length of validation. `steps`: of the gates' training.
+    are for, at least as long as all of these. `steps`: of the gates' training, none by influence.
     `plans`: of each front, how many are validated.
     `refine`: whether searched plans are refined by their true loss; None: on a GPU, where it takes
     minutes.
@@ -58,36 +59,64 @@ class PipelineOptions:
 
 
 def complete(options: PipelineOptions, config: ModelConfig) -> PipelineOptions:
-    """The options with every default set. Raises ArgumentError for one that is out of bounds."""
-    kind = options.device.split(":")[0]
-    if kind not in DEFAULT_LENGTHS:
+    """The options with every default set. Raises ArgumentError for one that is out of bounds.
+
+    What a step's own options say is out of bounds is found by `checks.check`.
+    """
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,4})?", options.device):
         raise ArgumentError(f"device: got {options.device!r}, want cpu, cuda or cuda:<index>")
-    if options.method not in METHODS:
-        raise ArgumentError(f"method: got {options.method!r}, want one of {METHODS}")
-    limit = config.max_position_embeddings
-    lengths = tuple(sorted(set(options.lengths or DEFAULT_LENGTHS[kind])))
-    for length in (*lengths, options.validate_length or lengths[-1]):
-        if not MIN_LENGTH <= length <= limit:
-            raise ArgumentError(f"lengths: got {length}, want {MIN_LENGTH} to {limit}")
-    if options.max_length is not None and options.max_length > limit:
-        raise ArgumentError(f"max_length: got {options.max_length}, the model ends at {limit}")
-    budgets = tuple(sorted(set(options.budgets), reverse=True))
-    for budget in budgets:
-        if not 0 < budget < 1:
-            raise ArgumentError(f"budget: got {budget}, want a share of the KV bytes in (0, 1)")
-    if not budgets:
-        raise ArgumentError("budget: got none, want at least one")
+    kind = options.device.split(":")[0]
+    as_method(options.method)
+    gates = options.method == "gates"
+    if options.steps is not None and not gates:
+        raise ArgumentError(f"steps: got {options.steps}, want none: only gates are trained")
+    if options.field is not None and not options.sources:
+        raise ArgumentError(f"field: got {options.field[:100]!r}, want a source that has it")
     if options.plans is not None and options.plans < 1:
         raise ArgumentError(f"plans: got {options.plans}, want at least 1")
+    lengths, validate_length = _lengths(options, config.max_position_embeddings, kind)
+    steps = DEFAULT_STEPS[kind] if gates and options.steps is None else options.steps
     return replace(
         options,
-        budgets=budgets,
+        budgets=_budgets(options),
         lengths=lengths,
-        validate_length=options.validate_length or min(2 * lengths[-1], limit),
-        plans=options.plans or DEFAULT_PLANS[kind],
+        validate_length=validate_length,
+        plans=DEFAULT_PLANS[kind] if options.plans is None else options.plans,
         refine=kind == "cuda" if options.refine is None else options.refine,
-        steps=options.steps or DEFAULT_STEPS[kind],
+        steps=steps,
     )
+
+
+def _budgets(options: PipelineOptions) -> tuple[float, ...]:
+    """Each once, the largest first."""
+    if not options.budgets:
+        raise ArgumentError("budget: got none, want at least one")
+    for budget in options.budgets:
+        if not 0 < budget < 1:
+            raise ArgumentError(f"budget: got {budget}, want a share of the KV bytes in (0, 1)")
+    return tuple(sorted(set(options.budgets), reverse=True))
+
+
+def _lengths(options: PipelineOptions, limit: int, kind: str) -> tuple[tuple[int, ...], int]:
+    """Lengths to profile at, ascending, and the one to validate at. `limit`: the model's."""
+    given = DEFAULT_LENGTHS[kind] if options.lengths is None else options.lengths
+    lengths = tuple(sorted(set(given)))
+    if not lengths:
+        raise ArgumentError("lengths: got none, want at least one")
+    validate_length = options.validate_length
+    if validate_length is None:
+        validate_length = min(2 * lengths[-1], limit)
+    named = [("lengths", n) for n in lengths] + [("validate_length", validate_length)]
+    for name, length in named:
+        if not MIN_LENGTH <= length <= limit:
+            raise ArgumentError(f"{name}: got {length}, want {MIN_LENGTH} to {limit}")
+    longest, last = max(lengths[-1], validate_length), options.max_length
+    if last is not None and not longest <= last <= limit:
+        raise ArgumentError(
+            f"max_length: got {last}, want {longest}, the longest that is profiled or validated, "
+            f"to {limit}, where the model ends"
+        )
+    return lengths, validate_length
 
 
 def sort_numbers(

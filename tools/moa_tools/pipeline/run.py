@@ -16,20 +16,16 @@ from moa_tools.calibrate.samples import MANIFEST, SAMPLES, load_samples
 from moa_tools.files import io_errors, write_atomic
 from moa_tools.pipeline import curves as curve_step
 from moa_tools.pipeline import report as report_step
+from moa_tools.pipeline import step_options
+from moa_tools.pipeline.checks import check, warnings
 from moa_tools.pipeline.options import PipelineOptions, complete
 from moa_tools.pipeline.pick import pick_plans
 from moa_tools.pipeline.steps import Steps, file_hash
 from moa_tools.progress import Reporter
-from moa_tools.refine.options import RefineOptions
-from moa_tools.search.budgets import Budgets
-from moa_tools.search.planner import SearchOptions
 from moa_tools.search.run import load_curves, search_to_directory
-from moa_tools.text.user_files import check_paths
 from moa_tools.validate.run import ValidateOptions, validate
 
 REPORT = "report.json"
-# Relative gap of a search over gates, whose worth is known to some per cent.
-_GATES_GAP = 3e-3
 _VALIDATION = "validation.json"
 
 
@@ -47,7 +43,9 @@ def pipeline(
     model, place = Path(model_dir), Path(out)
     config = ModelConfig.load(str(model))
     options = complete(options, config)
-    check_paths(options.sources)
+    check(options, config)
+    for warning in warnings(options):
+        reporter.warning(warning)
     with Steps(place, reporter) as steps:
         runner = _Runner(model, place, config, options, steps, reporter)
         calibration = runner.calibrate()
@@ -88,18 +86,9 @@ class _Runner:
 
     def calibrate(self) -> str:
         """OUT/calibration."""
-        options = self._options
-        wanted = CalibrateOptions(
-            lengths=options.lengths or (),
-            validate_lengths=(options.validate_length or 0,),
-            samples=options.samples,
-            sources=options.sources,
-            field=options.field,
-            device=options.device,
-            seed=options.seed,
-        )
+        wanted = step_options.for_calibrate(self._options)
         inputs = asdict(wanted)
-        inputs["sources"] = [file_hash(path) for path in options.sources]
+        inputs["sources"] = [file_hash(path) for path in wanted.sources]
         inputs = {key: list(v) if isinstance(v, tuple) else v for key, v in inputs.items()}
         place = self._place / "calibration"
         return self._steps.run(
@@ -130,22 +119,12 @@ class _Runner:
 
     def search(self, budget: float, curves: str) -> str:
         """OUT/search/<budget>: a Pareto front."""
-        options = self._options
         place = self._front(budget)
         with io_errors(place.parent, "create"):
             place.parent.mkdir(exist_ok=True)
         found = load_curves([curve_step.files(self._curve_file)[0]], self._config)
-        lengths = sorted({c.length for c in found.curves} | {options.validate_length or 0})
-        limits = Budgets(dict.fromkeys(lengths, budget))
-        # Gates have one worth for all lengths: between lengths there is nothing to trade. Where
-        # there is room it is nearly 0, and a small gap of next to nothing takes minutes to prove.
-        learned = options.method == "gates"
-        settings = SearchOptions(
-            solver=options.solver,
-            max_length=options.longest,
-            grid_points=2 if learned else None,
-            gap=_GATES_GAP if learned else None,
-        )
+        limits = step_options.budgets_of(self._options, found, budget)
+        settings = step_options.for_search(self._options)
 
         def work() -> None:
             search_to_directory(found, self._config, limits, settings, place, overwrite=True)
@@ -165,12 +144,7 @@ class _Runner:
         target = self._refined(budget)
         with io_errors(target.parent, "create"):
             target.parent.mkdir(exist_ok=True)
-        settings = RefineOptions(
-            density=budget,
-            budget_lengths=(options.validate_length,) if options.validate_length else (),
-            device=self._device,
-            solver=options.solver,
-        )
+        settings = step_options.for_refine(options, budget)
 
         def work() -> None:
             from moa_tools.refine.run import refine

@@ -21,6 +21,7 @@ STATE = "steps.json"
 _LOCK = ".lock"
 _MAX_BYTES = 1 << 24
 _CHUNK = 1 << 20
+_MAX_SECONDS = 1e9
 
 
 def file_hash(path: Path) -> str:
@@ -34,6 +35,19 @@ def file_hash(path: Path) -> str:
         while part := file.read(_CHUNK):
             digest.update(part)
     return digest.hexdigest()
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it is what `Steps.run` keeps of a step."""
+    if not isinstance(entry, dict) or set(entry) != {"inputs", "outputs", "seconds"}:
+        return False
+    seconds = entry["seconds"]
+    return (
+        isinstance(entry["inputs"], str)
+        and isinstance(entry["outputs"], str)
+        and type(seconds) in (int, float)
+        and 0 <= seconds <= _MAX_SECONDS
+    )
 
 
 class Steps:
@@ -60,10 +74,13 @@ class Steps:
         if not path.exists():
             return {}
         try:
-            return strict_json.load_object(path, _MAX_BYTES)
+            state = strict_json.load_object(path, _MAX_BYTES)
         except FormatError:
+            state = None
+        if state is None or not all(map(_is_entry, state.values())):
             self._reporter.warning(f"{path}: not readable; every step is run again")
             return {}
+        return state
 
     def run(
         self,
@@ -78,15 +95,11 @@ class Steps:
         """
         key = hashlib.sha256(strict_json.dump(dict(inputs))).hexdigest()
         known = self._state.get(name)
-        if (
-            isinstance(known, dict)
-            and known.get("inputs") == key
-            and self._hash(outputs) is not None
-        ):
+        if known is not None and known["inputs"] == key:
             made = self._hash(outputs)
-            if made == known.get("outputs"):
+            if made is not None and made == known["outputs"]:
                 self._reporter.info(f"{name}: nothing has changed")
-                return str(made)
+                return made
         self._reporter.info(f"{name}: begins")
         start = time.monotonic()
         work()
