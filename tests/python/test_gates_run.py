@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from moa_rt import ArgumentError, MismatchError, ModelConfig, NumericError, ResourceError
+from moa_rt import (
+    ArgumentError,
+    IoError,
+    MismatchError,
+    ModelConfig,
+    NumericError,
+    ResourceError,
+)
 from moa_tools.calibrate.samples import Sample
-from moa_tools.gates import memory, run
+from moa_tools.gates import memory, partial, run
 from moa_tools.gates.options import GatesOptions
 from moa_tools.gates.run import gates
 from moa_tools.gates.training import Trainer
 from moa_tools.profile.cost_curves import CostCurve, CostCurves
+from moa_tools.progress import Silent
 from moa_tools.search.budgets import Budgets
 from moa_tools.search.planner import search
+from safetensors.torch import load_file
 from support_calibrate import save_samples
 
 OPTIONS = GatesOptions(steps=6, batch=2, sparsest=0.15, targets=(0.5,))
@@ -107,33 +117,97 @@ def test_the_same_run_gives_the_same_bytes(
         assert again == made[0].with_suffix(suffix).read_bytes()
 
 
+def stop_at(
+    monkeypatch: pytest.MonkeyPatch, method: str, error: BaseException, calls: int = 4
+) -> None:
+    """Makes a method of the trainer fail once it was called so often."""
+    real = getattr(Trainer, method)
+    done: list[int] = []
+
+    def failing(self: Trainer) -> None:
+        if len(done) == calls:
+            raise error
+        done.append(self.state.step)
+        real(self)
+
+    monkeypatch.setattr(Trainer, method, failing)
+
+
+@pytest.mark.parametrize("method", ["step", "_earn"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), NumericError("no number")])
 def test_an_interrupted_run_goes_on_to_the_same_bytes(
     made: tuple[Path, run.GatesReport],
     tiny_dir: Path,
     calibration: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    error: BaseException,
 ) -> None:
-    real = Trainer.step
-    done: list[int] = []
-
-    def failing(self: Trainer) -> None:
-        if len(done) == 4:
-            raise KeyboardInterrupt
-        done.append(self.state.step)
-        real(self)
-
-    monkeypatch.setattr(run, "_SAVE_EVERY", 2)
-    monkeypatch.setattr(Trainer, "step", failing)
-    with pytest.raises(KeyboardInterrupt):
-        gates(tiny_dir, calibration, tmp_path / "curves", OPTIONS)
-    assert not (tmp_path / "curves.json").exists()
-    monkeypatch.setattr(Trainer, "step", real)
-    report = gates(tiny_dir, calibration, tmp_path / "curves", OPTIONS)
+    """Between two steps and within one (its prices moved, the rest not): whole steps are saved."""
+    reporter = Silent()
+    with monkeypatch.context() as patch:
+        stop_at(patch, method, error)
+        with pytest.raises(type(error)):
+            gates(tiny_dir, calibration, tmp_path / "curves", OPTIONS, reporter)
+    assert any("what is done is saved" in text for text in reporter.infos)
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.partial.safetensors"]
+    report = gates(tiny_dir, calibration, tmp_path / "curves", OPTIONS, reporter)
+    assert "gates: going on after step 4" in reporter.infos
     assert report.losses == made[1].losses
     for suffix in (".json", ".safetensors"):
         again = (tmp_path / "curves").with_suffix(suffix).read_bytes()
         assert again == made[0].with_suffix(suffix).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("every", "seconds", "saved"), [(2, 1e9, [0, 0, 2, 2, 4, 4]), (20, 0.0, [0, 1, 2, 3, 4, 5])]
+)
+def test_what_a_killed_run_has_on_disk(
+    tiny_dir: Path,
+    calibration: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+    seconds: float,
+    saved: list[int],
+) -> None:
+    """It is saved by steps and by time: at each step's start, the step that is on disk."""
+    place = tmp_path / "curves.partial.safetensors"
+    real, found = Trainer.step, []
+
+    def looking(self: Trainer) -> None:
+        found.append(int(load_file(place)["state.step"]) if place.exists() else 0)
+        real(self)
+
+    monkeypatch.setattr(run, "_SAVE_EVERY", every)
+    monkeypatch.setattr(run, "_SAVE_SECONDS", seconds)
+    monkeypatch.setattr(Trainer, "step", looking)
+    gates(tiny_dir, calibration, tmp_path / "curves", OPTIONS)
+    assert found == saved
+
+
+def test_I4_a_disk_that_is_full_does_not_hide_the_error(
+    tiny_dir: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise ResourceError("no space left")
+
+    reporter = Silent()
+    stop_at(monkeypatch, "step", NumericError("no number"), 2)
+    monkeypatch.setattr(partial, "write_atomic", full)
+    with pytest.raises(NumericError):
+        gates(tiny_dir, calibration, tmp_path / "curves", OPTIONS, reporter)
+    assert reporter.warnings == ["gates: the last steps are not saved: no space left"]
+
+
+def test_I15_an_output_that_cannot_be_written(
+    tiny_dir: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "load_model", lambda *_, **__: pytest.fail("the work has begun"))
+    with pytest.raises(IoError, match=r"gone/g: output: directory .*gone: No such file") as error:
+        gates(tiny_dir, calibration, tmp_path / "gone" / "g", OPTIONS)
+    assert error.value.errno == errno.ENOENT
 
 
 def test_E17_a_set_of_another_model(tiny_dir: Path, config: ModelConfig, tmp_path: Path) -> None:

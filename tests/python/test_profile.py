@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import torch
 from moa_rt import (
     ArgumentError,
     FormatError,
+    IoError,
     MismatchError,
     ModelConfig,
     NumericError,
@@ -362,3 +365,39 @@ def test_profile_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert "method: got 'ablation', want influence or gates" in capsys.readouterr().err
     assert main(["profile-cost", "tiny", "--length", "200"]) == 2
     assert "model shape: got 'tiny'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("gone/c", errno.ENOENT),
+        ("file/c", errno.ENOTDIR),
+        ("taken", errno.EISDIR),
+        ("n" * 300, errno.ENAMETOOLONG),
+        ("locked/c", errno.EACCES),
+    ],
+)
+def test_I15_an_output_that_cannot_be_written(
+    tiny_dir: Path,
+    calibration: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    code: int,
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "taken.safetensors").mkdir()
+    (tmp_path / "locked").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda p, m: Path(p).name != "locked" and access(p, m))
+    monkeypatch.setattr(run, "choose_samples", lambda *_: pytest.fail("the work has begun"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(IoError, match=r"output: .*: [A-Z]\w+") as error:
+        profile(tiny_dir, calibration, tmp_path / name)
+    assert error.value.errno == code
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_I15_an_output_without_a_name(tiny_dir: Path, calibration: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"output: got '\.', want the NAME"):
+        profile(tiny_dir, calibration, Path())

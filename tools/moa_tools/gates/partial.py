@@ -16,19 +16,35 @@ _LOSSES = "losses"
 
 
 class Partial:
-    """A safetensors file with the numbers of `Trainer`, bound to its provenance."""
+    """A safetensors file with the numbers of `Trainer`, bound to its provenance.
+
+    What an interruption leaves in the trainer may be half a step: only what `keep` was given
+    between two steps is ever saved.
+    """
 
     def __init__(self, path: Path, origin: dict[str, str]) -> None:
         self._path = path
         self._key = json.dumps(origin, sort_keys=True)
+        self._kept: bytes | None = None  # not on disk yet
 
-    def save(self, trainer: Trainer) -> None:
-        """Replaces the file. Raises IoError or ResourceError."""
+    def keep(self, trainer: Trainer) -> None:
+        """Remembers where the trainer stands after a step: some kB, in memory."""
         from safetensors.torch import save
 
         tensors = {f"state.{name}": value for name, value in _tensors(trainer).items()}
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        write_atomic(self._path, save(plain, {"origin": self._key}))
+        self._kept = save(plain, {"origin": self._key})
+
+    def save(self) -> bool:
+        """Replaces the file by what was kept last; False if it is there already, or nothing is.
+
+        Raises IoError or ResourceError.
+        """
+        if self._kept is None:
+            return False
+        write_atomic(self._path, self._kept)
+        self._kept = None
+        return True
 
     def restore(self, trainer: Trainer) -> bool:
         """Puts the saved numbers into a fresh trainer; False if there are none of this run."""

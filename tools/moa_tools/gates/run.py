@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from moa_rt import ModelConfig, ResourceError
+from moa_rt import IoError, ModelConfig, ResourceError
 
 from moa_tools.calibrate.choose import choose_samples
 from moa_tools.calibrate.samples import Sample
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 METHOD = "gates"
 # Answers and plain text are learned together, so there is one curve a length.
 OBJECTIVE = "joint"
-_SAVE_EVERY = 20
+_SAVE_EVERY = 20  # steps
+# On a CPU a step may take half a minute; with this the file is never older than this and a step.
+_SAVE_SECONDS = 30.0
 # Layers are computed once if all their graphs take no more than this share of what is free.
 _PLENTY = 0.5
 # After an allocation failed although the prediction was within reach: what to trust of the length.
@@ -63,13 +65,16 @@ def gates(
 
     One curve a length, objective "joint": what keeping only a span loses is the sum, over the bands
     it leaves out, of tokens / N times the worth of the band to the head (see `training.py`).
-    Interrupted, it goes on where it was saved last; on a CPU, to the same bytes.
+    Interrupted, it goes on after the last step that was finished; killed, where it was saved last
+    (every 20 steps and every half a minute); on a CPU, to the same bytes.
 
-    Raises ArgumentError (options), MismatchError (a set of another model), ResourceError (naming
-    the length that would fit) or NumericError (a loss that is not finite).
+    Raises ArgumentError (options), IoError (`out` cannot be written; before any work),
+    MismatchError (a set of another model), ResourceError (naming the length that would fit) or
+    NumericError (a loss that is not finite).
     """
     options, reporter = options or GatesOptions(), reporter or Silent()
     torch_device(options.device)
+    curve_files.check_target(out)
     config = ModelConfig.load(str(model_dir))
     samples = choose_samples(calibration, config, options.lengths, options.max_samples)
     longest = max(sample.length for sample in samples)
@@ -133,20 +138,37 @@ def lessons(
 
 
 def _train(trainer: Trainer, partial: Partial, options: GatesOptions, reporter: Reporter) -> float:
-    """All steps that are left; seconds of one."""
+    """All steps that are left; seconds of one. However it ends, every whole step is saved."""
     left = options.step_count - trainer.state.step
     reporter.start("gates", left)
-    begun = time.perf_counter()
+    begun = saved = time.monotonic()
     try:
         while trainer.state.step < options.step_count:
             trainer.step()
+            partial.keep(trainer)
             reporter.advance(1)
-            if trainer.state.step % _SAVE_EVERY == 0:
-                partial.save(trainer)
+            due = trainer.state.step % _SAVE_EVERY == 0
+            if due or time.monotonic() - saved >= _SAVE_SECONDS:
+                partial.save()
+                saved = time.monotonic()
+            if due:
                 reporter.info(_line(trainer))
+        partial.save()
+    except BaseException:
+        _save_what_is_done(partial, reporter)
+        raise
     finally:
         reporter.stop()
-    return (time.perf_counter() - begun) / max(left, 1)
+    return (time.monotonic() - begun) / max(left, 1)
+
+
+def _save_what_is_done(partial: Partial, reporter: Reporter) -> None:
+    """On the way out: the error that ends the run is the one to be told, not one of saving."""
+    try:
+        if partial.save():
+            reporter.info("gates: what is done is saved; the same command goes on from there")
+    except (IoError, ResourceError) as error:
+        reporter.warning(f"gates: the last steps are not saved: {error}")
 
 
 def _line(trainer: Trainer) -> str:

@@ -5,7 +5,10 @@ A SHA-256 ties the two together. Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from moa_rt import (
     MAX_TOKENS,
     ArgumentError,
     FormatError,
+    IoError,
     MismatchError,
     ModelConfig,
     NumericError,
@@ -22,7 +26,7 @@ from moa_rt import (
 )
 
 from moa_tools import strict_json
-from moa_tools.files import check_magic, read_bounded, write_atomic
+from moa_tools.files import check_magic, io_errors, read_bounded, write_atomic
 from moa_tools.profile.cost_curves import CostCurve, CostCurves
 
 FORMAT = "moa_rt.cost_curves"
@@ -33,6 +37,31 @@ _KEYS = {
     "sink_size", "tensors_sha256", "version",
 }  # fmt: skip
 _CURVE_KEYS = {"length", "objective", "spans"}
+
+
+def check_target(path: Path) -> None:
+    """Refuses, before hours of work, a NAME whose files could not be written.
+
+    Raises IoError, or ArgumentError for a path that has no name.
+    """
+    if not path.name:
+        raise ArgumentError(f"output: got {str(path)!r}, want the NAME of two files")
+    parent = path.absolute().parent
+    with io_errors(path, f"output: directory {parent}"):
+        mode = parent.stat().st_mode
+    if not stat.S_ISDIR(mode):
+        raise _refusal(errno.ENOTDIR, path, f"directory {parent}")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise _refusal(errno.EACCES, path, f"directory {parent}")
+    for file in paths(path):
+        with io_errors(path, f"output: {file}"):
+            taken = file.is_dir()
+        if taken:
+            raise _refusal(errno.EISDIR, path, str(file))
+
+
+def _refusal(code: int, path: Path, item: str) -> IoError:
+    return IoError(code, f"{path}: output: {item}: {os.strerror(code)}", str(path))
 
 
 def save(curves: CostCurves, path: Path) -> None:

@@ -54,11 +54,13 @@ def profile(
     absolute first-order change of the loss (see `influence.py`). Interrupted, it goes on where it
     was, to the same bytes.
 
-    Raises ArgumentError (options), MismatchError (a set of another model), ResourceError (naming
-    the length that would fit) or NumericError (naming the sample).
+    Raises ArgumentError (options), IoError (`out` cannot be written; before any work),
+    MismatchError (a set of another model), ResourceError (naming the length that would fit) or
+    NumericError (naming the sample).
     """
     options, reporter = options or ProfileOptions(), reporter or Silent()
     torch_device(options.device)
+    curve_files.check_target(out)
     config = ModelConfig.load(str(model_dir))
     samples = choose_samples(calibration, config, options.lengths, options.max_samples)
     free = memory.free_bytes(options.device)
