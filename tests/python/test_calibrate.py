@@ -34,6 +34,7 @@ from moa_tools.calibrate.samples import MANIFEST, SAMPLES, SPLITS, Split, load_s
 from moa_tools.calibrate.words import Words, draw_fields, words_of
 from moa_tools.cli import main
 from moa_tools.progress import Silent
+from moa_tools.text import Document
 from support_calibrate import small_options, small_set
 
 
@@ -303,8 +304,35 @@ def test_bad_options(tiny_dir: Path, tmp_path: Path, changes: dict[str, Any], wa
 def test_source_too_short_for_the_length(tiny_dir: Path, tmp_path: Path) -> None:
     source = tmp_path / "short.txt"
     source.write_text("\n\n".join(f"Paragraph number {i} is short." for i in range(12)))
-    with pytest.raises(ArgumentError, match=r"filler: got \d+ tokens of text, want \d+"):
+    want = (
+        r"the split 'profile' has 1 document of \d+ characters in all, .*"
+        r"filler: got \d+ tokens of text, want \d+; it takes \d+ tokens more"
+    )
+    with pytest.raises(ArgumentError, match=want):
         small_set(tiny_dir, tmp_path / "set", sources=(source,), tasks=("text",))
+
+
+def test_source_of_which_a_split_gets_nothing(tiny_dir: Path, tmp_path: Path) -> None:
+    source = tmp_path / "tiny.txt"
+    source.write_text("ab")
+    want = r"got 1 document of 2 characters in all, and nothing of it for the split '\w+'; want 9 "
+    with pytest.raises(ArgumentError, match=want):
+        small_set(tiny_dir, tmp_path / "set", sources=(source,), tasks=("text",))
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_users_files_of_one_line(tiny_dir: Path, tmp_path: Path, count: int) -> None:
+    """No split is empty: nine documents fell by chance, one of a single line was not cut."""
+    line = "".join(f"On day {i} nobody spoke of the storm at sea. " for i in range(5000 // count))
+    for salt in range(30):
+        user = [Document(f"own{i}", f"Ship {i} of {salt}. {line}") for i in range(count)]
+        assert [material_of(split, user).split for split in SPLITS] == list(SPLITS)
+    for document in user:
+        (tmp_path / f"{document.name}.txt").write_text(document.text)
+    sources = tuple(sorted(tmp_path.iterdir()))
+    found = small_set(tiny_dir, tmp_path / "set", sources=sources, tasks=("text",))
+    assert {sample.split for sample in found.samples} == set(SPLITS)
 
 
 def test_source_that_is_not_there(tiny_dir: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from moa_tools.text import (
     sentences,
     user_documents,
 )
-from moa_tools.text.corpus import KINDS, PARTS, split_user
+from moa_tools.text.corpus import KINDS, PARTS
 from moa_tools.text.fit import compose
+from moa_tools.text.split import split_user
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,7 +160,7 @@ def test_user_files_without_text(tmp_path: Path) -> None:
         user_documents([tmp_path / "gone.txt"])
 
 
-@pytest.mark.parametrize("count", [1, 2, 40])
+@pytest.mark.parametrize("count", [1, 2, 8, 40])
 def test_user_parts_share_no_line(count: int) -> None:
     documents = [
         Document(f"d{i}", "\n\n".join(f"paragraph {i} {j}" for j in range(30)))
@@ -175,3 +177,52 @@ def test_user_parts_share_no_line(count: int) -> None:
     assert json.dumps(sorted(parts[0] | parts[1] | parts[2])) == json.dumps(
         sorted(line for d in documents for line in d.text.split("\n\n"))
     )
+
+
+def numbered(count: int, salt: int = 0) -> list[Document]:
+    return [Document(f"d{i}", f"text {i} of {salt}") for i in range(count)]
+
+
+@pytest.mark.parametrize("count", range(9, 41))
+def test_every_part_gets_its_share_of_whole_documents(count: int) -> None:
+    for salt in range(50):
+        documents = numbered(count, salt)
+        parts = [split_user(documents, part) for part in PARTS]
+        assert sorted(d.name for part in parts for d in part) == sorted(d.name for d in documents)
+        for part, tenths in zip(parts, (5, 2, 3), strict=True):
+            assert part
+            assert abs(len(part) - count * tenths / 10) < 1
+
+
+def test_neither_order_nor_name_nor_repetition_decides_the_part() -> None:
+    documents = numbered(12)
+    others = [Document(f"other {d.name}", d.text) for d in [*reversed(documents), *documents[:5]]]
+    for part in PARTS:
+        found = split_user(documents, part)
+        assert found == [d for d in documents if d in found], "in the given order"
+        assert {d.text for d in split_user(others, part)} == {d.text for d in found}
+
+
+SENTENCES = "".join(f"On day {i} nobody of the harbour spoke. " for i in range(5000))
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        (SENTENCES, sentences),
+        (SENTENCES.replace(".", ","), str.split),
+        ("\n".join(f"row {i} no end" for i in range(3000)), str.splitlines),
+        ("short\n\nshorter\n\n" + SENTENCES, sentences),
+        ("港は静かだった。" * 900, re.compile("[^。]+。").findall),
+        ("港" * 7000, list),
+    ],
+    ids=["sentences", "words", "lines", "one long paragraph", "no spaces", "no seams"],
+)
+def test_a_document_is_cut_where_it_has_seams(text: str, units: Callable[[str], list[str]]) -> None:
+    """A file of one line, too: each part has its share, no unit is cut, lost or there twice."""
+    pieces = [split_user([Document("own.txt", text)], part) for part in PARTS]
+    assert [[d.name for d in piece] for piece in pieces] == [[f"own.txt#{p}"] for p in PARTS]
+    texts = [piece[0].text for piece in pieces]
+    assert [unit for found in texts for unit in units(found)] == units(text)
+    for found, tenths in zip(texts, (5, 2, 3), strict=True):
+        assert abs(len(found) - len(text) * tenths / 10) < 0.02 * len(text)

@@ -6,12 +6,12 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moa_rt import Tokenizer
+from moa_rt import ArgumentError, Tokenizer
 
 from moa_tools.calibrate.forms import Form, forms_of
-from moa_tools.calibrate.material import CHARACTERS_PER_TOKEN, Material
+from moa_tools.calibrate.material import CHARACTERS_PER_TOKEN, Material, amount
 from moa_tools.calibrate.words import Words, draw_fields, words_of
-from moa_tools.text.fit import FrameTooLongError, Needle, chat_ids, fit
+from moa_tools.text.fit import FillerTooShortError, FrameTooLongError, Needle, chat_ids, fit
 
 # Tokens between the deepest needle and the question would be none at depth 1.
 _DEEPEST = 0.95
@@ -261,7 +261,18 @@ def make_draft(task: str, context: Context, seed: str) -> Draft:
 
     Raises ArgumentError if the text of the split is too short for the length.
     """
-    rng = random.Random(seed)
+    try:
+        return _draft(task, context, random.Random(seed))
+    except FillerTooShortError as error:
+        material = context.material
+        raise ArgumentError(
+            f"source: the split {material.split!r} has {amount(material.prose)}, too little for a "
+            f"sample of {context.length} tokens: {error}; it takes {error.want - error.got} "
+            "tokens more of text in this split, or shorter lengths"
+        ) from error
+
+
+def _draft(task: str, context: Context, rng: random.Random) -> Draft:
     if task == "summary":
         return _summary(rng, context)
     if task == "text":

@@ -10,13 +10,9 @@ from dataclasses import dataclass
 from moa_rt import ArgumentError
 
 from moa_tools.calibrate.samples import Split
-from moa_tools.text.corpus import (
-    Document,
-    Part,
-    builtin_documents,
-    split_user,
-)
+from moa_tools.text.corpus import Document, Part, builtin_documents
 from moa_tools.text.fit import paragraphs, sentences
+from moa_tools.text.split import WHOLE_FROM, split_user
 
 PART_OF_SPLIT: dict[Split, Part] = {
     "profile": "calibration",
@@ -115,6 +111,12 @@ def code_blocks(source: str) -> list[str]:
     return [block.rstrip() + "\n\n\n" for block in blocks if 0 < len(block) <= _MAX_BLOCK]
 
 
+def amount(documents: Sequence[Document]) -> str:
+    """How much text that is, in words."""
+    size = sum(len(document.text) for document in documents)
+    return f"{len(documents)} document{'s'[: len(documents) != 1]} of {size} characters in all"
+
+
 def material_of(split: Split, user: Sequence[Document] | None) -> Material:
     """The material of a split; `user` documents take the place of Python's own prose.
 
@@ -123,5 +125,8 @@ def material_of(split: Split, user: Sequence[Document] | None) -> Material:
     part = PART_OF_SPLIT[split]
     prose = builtin_documents("prose", part) if user is None else split_user(user, part)
     if not prose:
-        raise ArgumentError(f"source: got no text for the split {split!r}, want some for each")
+        raise ArgumentError(
+            f"source: got {amount(user or ())}, and nothing of it for the split {split!r}; want "
+            f"{WHOLE_FROM} different documents or more, or longer ones, which are cut"
+        )
     return Material(split, tuple(prose), tuple(builtin_documents("code", part)))

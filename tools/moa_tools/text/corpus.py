@@ -52,10 +52,14 @@ class Document:
         return hashlib.sha256(self.text.encode("utf-8")).hexdigest()
 
 
+def part_at(position: int, total: int) -> Part:
+    """The part in which a place of `total` lies: 5 tenths, 2 tenths, 3 tenths."""
+    return PARTS[next(i for i, end in enumerate(_TENTHS) if position * 10 < end * total)]
+
+
 def part_of(name: str) -> Part:
     """The part a document of that name belongs to: stable over machines and versions."""
-    tenth = hashlib.sha256(name.encode("utf-8")).digest()[0] * 10 // 256
-    return PARTS[next(i for i, end in enumerate(_TENTHS) if tenth < end)]
+    return part_at(hashlib.sha256(name.encode("utf-8")).digest()[0], 256)
 
 
 def builtin_documents(kind: Kind, part: Part) -> list[Document]:
@@ -83,27 +87,6 @@ def user_documents(paths: Sequence[str | Path], field: str | None = None) -> lis
     if not found:
         raise ArgumentError(f"source: got no text in {[str(p) for p in paths]}, want some")
     return found
-
-
-def split_user(documents: Sequence[Document], part: Part) -> list[Document]:
-    """Those of the user's documents that belong to `part`, by a hash of their text.
-
-    With fewer than three documents each is cut at its paragraphs instead, in the order of `PARTS`.
-    """
-    if len({document.text for document in documents}) >= 3 * len(PARTS):
-        return [document for document in documents if part_of(document.sha256) == part]
-    index = PARTS.index(part)
-    start = _TENTHS[index - 1] / 10 if index else 0.0
-    end = _TENTHS[index] / 10
-    pieces = []
-    for document in documents:
-        blocks = document.text.split("\n\n")
-        if len(blocks) < len(PARTS):
-            blocks = document.text.splitlines()
-        kept = blocks[round(start * len(blocks)) : round(end * len(blocks))]
-        if kept:
-            pieces.append(Document(f"{document.name}#{part}", "\n\n".join(kept)))
-    return pieces
 
 
 @lru_cache(maxsize=1)

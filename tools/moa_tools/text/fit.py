@@ -28,6 +28,14 @@ class FrameTooLongError(ArgumentError):
     """Needles and frame alone are longer than the length."""
 
 
+class FillerTooShortError(ArgumentError):
+    """All the filler has `got` tokens, with needles and frame; `want` were asked for."""
+
+    def __init__(self, got: int, want: int) -> None:
+        super().__init__(f"filler: got {got} tokens of text, want {want}")
+        self.got, self.want = got, want
+
+
 def chat_ids(tokenizer: Tokenizer, user: str, answer_start: str = "") -> list[int]:
     """Ids of a prompt as the model wants it: its chat template if it has one, else the text.
 
@@ -81,8 +89,8 @@ def fit(encode: Encode, units: Sequence[str], needles: Sequence[Needle], length:
     The last unit is cut to fill up, so the result is `length` tokens or a few less (no cut of a
     text gives every count). Needles are never cut.
 
-    Raises FrameTooLongError if needles and frame alone are longer, ArgumentError if the units are
-    too short.
+    Raises FrameTooLongError if needles and frame alone are longer, FillerTooShortError if the units
+    are too short.
     """
 
     def ids(count: int, extra: str = "") -> list[int]:
@@ -98,7 +106,7 @@ def fit(encode: Encode, units: Sequence[str], needles: Sequence[Needle], length:
     if len(whole) <= length:
         if len(whole) == length:
             return whole
-        raise ArgumentError(f"filler: got {len(whole)} tokens of text, want {length}")
+        raise FillerTooShortError(len(whole), length)
     count = _largest(0, len(units) - 1, lambda n: len(ids(n)) <= length)
     last = units[count]
     cut = _largest(0, len(last), lambda n: len(ids(count, last[:n])) <= length)
