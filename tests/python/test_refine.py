@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from moa_rt import (
     ArgumentError,
     AttentionPlan,
+    IoError,
     MismatchError,
     ModelConfig,
     ResourceError,
@@ -25,7 +27,8 @@ from moa_tools.cli import main
 from moa_tools.gates.mixture import Bands, mixture_attention
 from moa_tools.hf.attention import hidden_states, layer_attention
 from moa_tools.hf.load import load_model
-from moa_tools.refine import batches
+from moa_tools.refine import batches, memory
+from moa_tools.refine import run as refine_run
 from moa_tools.refine.attention import span_attention
 from moa_tools.refine.batches import make_batches
 from moa_tools.refine.curves import Alone, Curves, shaped
@@ -254,29 +257,104 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
     assert parts.read_bytes() == whole.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (ResourceError("solver: the disk is full"), "^solver: the disk is full$"),
-        (MemoryError(), "refine: 512 tokens a batch on cpu: out of memory; 256 may fit"),
-    ],
-)
-def test_out_of_memory_is_named_and_other_wants_keep_their_names(
+def test_another_time_limit_keeps_what_was_measured(
     tiny_dir: Path,
     calibration: Path,
     start: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    error: MemoryError,
+) -> None:
+    whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
+    losses: Callable[..., dict[str, float]] = Bench.losses
+    calls: list[int] = []
+    stop_at = 10**6
+
+    def counted(*args: Any, **kwargs: Any) -> dict[str, float]:
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return losses(*args, **kwargs)
+
+    monkeypatch.setattr(Bench, "losses", counted)
+    refine(tiny_dir, calibration, [start], whole, OPTIONS)
+    needed = len(calls)
+    calls.clear()
+    stop_at = 4
+    with pytest.raises(KeyboardInterrupt):
+        refine(tiny_dir, calibration, [start], parts, replace(OPTIONS, seconds=1e5))
+    stop_at = 10**6
+    refine(tiny_dir, calibration, [start], parts, replace(OPTIONS, seconds=2e5))
+    assert len(calls) == needed, "nothing is measured twice"
+    assert parts.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "free", "error", "message"),
+    [
+        (512, 1 << 40, ResourceError("solver: the disk is full"), "^solver: the disk is full$"),
+        # Two samples of 256, or of 200: one of 256 is the least a batch can have.
+        (512, 1 << 40, MemoryError(), "batch_tokens: got 512 on cpu: out of memory; 256 may fit$"),
+        (2048, 1 << 40, MemoryError(), "batch_tokens: got 2048 .*; 1024 may fit$"),
+        # Two of 200 are more than one of 256.
+        (500, 1 << 40, MemoryError(), "batch_tokens: got 500 .*; 256 may fit$"),
+        (300, 1 << 40, MemoryError(), "1 sample of length 256 on cpu: .*; length 192 may fit$"),
+        (100, 1 << 40, MemoryError(), "1 sample of length 256 on cpu: .*; length 192 may fit$"),
+        (512, 1, MemoryError(), "2 samples of length 256 .*; no length would: the weights do not"),
+    ],
+)
+def test_out_of_memory_names_what_helps_and_other_wants_keep_their_names(
+    tiny_dir: Path,
+    calibration: Path,
+    start: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tokens: int,
+    free: int,
+    error: Exception,
     message: str,
 ) -> None:
     def failing(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr(Bench, "losses", failing)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: free)
+    options = replace(OPTIONS, batch_tokens=tokens)
     with pytest.raises(ResourceError, match=message):
-        refine(tiny_dir, calibration, [start], tmp_path / "out.json", OPTIONS)
+        refine(tiny_dir, calibration, [start], tmp_path / "out.json", options)
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("there", ArgumentError, r"output: got '.*there', a directory"),
+        (".", ArgumentError, "output: got '.*', a directory"),
+        ("pipe", ArgumentError, r"output: got '.*pipe', not a regular file"),
+        ("none/out.json", IoError, "none: output: parent directory: No such file"),
+        ("file/out.json", IoError, "file: output: parent directory: Not a directory"),
+    ],
+)
+def test_I9_a_target_that_is_no_file_is_refused_before_the_work(
+    tiny_dir: Path,
+    calibration: Path,
+    start: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    error: type[Exception],
+    message: str,
+) -> None:
+    def working(*_: Any, **__: Any) -> None:
+        raise AssertionError("work has begun")
+
+    monkeypatch.setattr(refine_run, "load_model", working)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(error, match=message):
+        refine(tiny_dir, calibration, [start], tmp_path / name, OPTIONS)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_time_limit_ends_with_what_is_known(

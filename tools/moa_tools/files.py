@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from moa_rt import FormatError, IoError, ResourceError
+from moa_rt import ArgumentError, FormatError, IoError, ResourceError
 
 # What a disk that cannot take more answers.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -103,6 +103,25 @@ def check_magic(path: str | os.PathLike[str]) -> None:
     head = start.lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
         raise FormatError(f"{file.path}: this looks like HTML, probably a saved error page")
+
+
+def check_file_target(path: Path) -> None:
+    """Refuses, before the work, a path that `write_atomic` could not or must not write.
+
+    Raises ArgumentError for a directory or a device, IoError for a directory to write in that is
+    not there or takes no files.
+    """
+    text = os.fspath(path)
+    if path.is_dir():
+        raise ArgumentError(f"output: got {text!r}, a directory, want the name of a file")
+    if path.exists() and not path.is_file():
+        raise ArgumentError(f"output: got {text!r}, not a regular file, want the name of one")
+    parent = path.absolute().parent
+    with io_errors(parent, "output: parent directory"):
+        if not stat.S_ISDIR(parent.stat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:

@@ -119,6 +119,11 @@ def _looked_up(model: Any, batch: Batch, kv_heads: int, sink: int) -> Tensor:
     return torch.cat(losses) > _LOOKED_UP
 
 
+def batch_size(length: int, tokens: int) -> int:
+    """Samples of `length` in a batch of at most `tokens` tokens: one at least."""
+    return max(1, tokens // length)
+
+
 def make_batches(
     model: Any,
     samples: Sequence[Sample],
@@ -127,7 +132,7 @@ def make_batches(
     tokens: int,
     limit: int,
 ) -> list[Batch]:
-    """Batches of at most `tokens` tokens; at most `limit` rows of a sample.
+    """Batches of at most `tokens` tokens, or of one sample; at most `limit` rows of a sample.
 
     In a shuffled order that is always the same, so that every third batch is a fair choice.
     """
@@ -137,7 +142,7 @@ def make_batches(
     found = []
     for (part, length), same in sorted(groups.items()):
         random.Random(f"refine/{part}/{length}").shuffle(same)
-        size = max(1, tokens // length)
+        size = batch_size(length, tokens)
         rows = [_positions(sample, limit) for sample in same]
         if part == ANSWERS:
             rows = _only_looked_up(model, same, rows, size, kv_heads, sink)

@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moa_rt import ArgumentError, AttentionPlan, ModelConfig, ResourceError, __version__
+from moa_rt import ArgumentError, AttentionPlan, ModelConfig, __version__
 
 from moa_tools.calibrate.choose import choose_samples
 from moa_tools.calibrate.journal import Journal, key_of
 from moa_tools.calibrate.samples import SAMPLES, Sample
-from moa_tools.files import read_bounded, write_atomic
+from moa_tools.files import check_file_target, read_bounded, write_atomic
 from moa_tools.gates.memory import predict_memory
 from moa_tools.hf.load import load_model, torch_device
 from moa_tools.hf.numeric_type import ITEM_BYTES
-from moa_tools.profile.memory import free_bytes, is_out_of_memory
+from moa_tools.profile.memory import free_bytes
 from moa_tools.progress import Reporter, Silent
-from moa_tools.refine.batches import ANSWERS, TEXT, Batch, make_batches
+from moa_tools.refine.batches import ANSWERS, TEXT, Batch, batch_size, make_batches
 from moa_tools.refine.climb import Climb, Step
 from moa_tools.refine.losses import Bench
 from moa_tools.refine.measured import Measured
+from moa_tools.refine.memory import out_of_memory_named
 from moa_tools.refine.objective import Objective
 from moa_tools.refine.options import RefineOptions
 from moa_tools.refine.rules import choice_of, rules_for
@@ -87,24 +88,19 @@ def refine(
     `budget_lengths`; at the plans' last one, it is what they keep if that is more. Interrupted, it
     goes on from what was measured; on a CPU, to the same bytes.
 
-    Raises ArgumentError (options; a plan over the budget or not for these lengths), MismatchError
-    (a plan or set of another model), ResourceError (memory, solver), NumericError.
+    Raises ArgumentError (options; `out` is no name for a file; a plan over the budget or not for
+    these lengths), MismatchError (a plan or set of another model), IoError, ResourceError (memory,
+    solver), NumericError.
     """
     options, reporter = options or RefineOptions(), reporter or Silent()
     torch_device(options.device)
     model_path, target = Path(model_dir), Path(out)
+    check_file_target(target)
     task = _task(model_path, Path(calibration), plans, options)
     origin = _origin(Path(calibration), task, options)
     with Journal(target.with_name(f".{target.name}.journal"), key_of(origin)) as journal:
-        try:
+        with out_of_memory_named(task.config, task.lengths, options):
             report = _refined(model_path, task, options, journal, reporter, origin)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise ResourceError(
-                f"refine: {options.tokens} tokens a batch on {options.device}: out of memory; "
-                f"{options.tokens // 2} may fit"
-            ) from error
         write_atomic(target, report.plan.to_json().encode("utf-8"))
         journal.remove()
     return report
@@ -178,11 +174,11 @@ def _check(
 
 
 def _origin(calibration: Path, task: _Task, options: RefineOptions) -> dict[str, str]:
-    """All that the result depends on."""
+    """All that the result depends on, but the time limit: what was measured holds for any."""
     raw = read_bounded(calibration / SAMPLES, _MAX_SAMPLES_FILE)
     starts = [plan.to_json() for plan in task.plans.values()]
     return {
-        **{key: str(value) for key, value in asdict(options).items()},
+        **{key: str(value) for key, value in asdict(options).items() if key != "seconds"},
         "batch_tokens": str(options.tokens),
         "calibration_sha256": hashlib.sha256(raw).hexdigest(),
         "density": repr(task.density),
@@ -262,7 +258,7 @@ def _is_scarce(task: _Task, options: RefineOptions) -> bool:
     """Whether the graphs of all layers would take more than half of what is free."""
     config, longest = task.config, max(task.lengths)
     item = ITEM_BYTES[options.torch_dtype]
-    count = max(1, options.tokens // longest)
+    count = batch_size(longest, options.tokens)
     layers = config.num_hidden_layers
     needed = predict_memory(config, longest, count, item, options.device, graphs=layers)
     return needed > 0.5 * free_bytes(options.device)
