@@ -8,10 +8,11 @@ import pytest
 from gguf import GGUFReader
 from moa_rt import ArgumentError, AttentionPlan, FormatError, ModelConfig, NumericError
 from moa_rt._core import SafetensorsFile
-from moa_tools.bench import cost, cpu_systems
+from moa_tools.bench import cost, cpu_systems, decode_run
 from moa_tools.bench.cost import CostModel, Point
 from moa_tools.bench.cpu_rows import Timing, row
 from moa_tools.bench.cpu_systems import Contender, Task
+from moa_tools.bench.decode_run import Decode, Setting
 from moa_tools.bench.gguf_export import Array, export
 from moa_tools.bench.record import load
 from moa_tools.cli import main
@@ -43,6 +44,18 @@ def test_rates_are_those_of_medians_and_bests() -> None:
         row("s", {}, 1, [])
 
 
+def test_our_time_of_a_repetition_is_a_mean_as_the_peers_are(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One slow step of four counts as it does in time over steps."""
+    made = Decode(Setting(1, 8, 12, 4), (0.1, 0.1, 0.1, 0.5), 10, 1.0)
+    monkeypatch.setattr(decode_run, "run", lambda *_, **__: made)
+    with ExitStack() as stack:
+        plan = AttentionPlan.dense(ModelConfig.load(str(model_dir)))
+        run, _ = cpu_systems.open_ours(Task(model_dir, 8, 4, 1), plan, stack)
+        assert run([]).step_seconds == pytest.approx(0.2)
+
+
 def test_a_run_from_the_command_line(
     model_dir: Path,
     tmp_path: Path,
@@ -66,7 +79,9 @@ def test_a_run_from_the_command_line(
     ]
     assert all(len(r.seconds[0]) == 2 for r in run.rows)
     assert all("decode_GB_s" in r.figures for r in run.rows[:3])
-    assert run.ceilings["read_GB_s"] > 0
+    both = [run.ceilings[f"read_{when}_GB_s"] for when in ("before", "after")]
+    assert run.ceilings["read_GB_s"] == max(both)
+    assert min(both) > 0
     assert run.environment["threads"] == "1"
     assert "load_average_after" in run.environment
     reasons = {m.what: m.reason for m in run.missing}
@@ -74,6 +89,7 @@ def test_a_run_from_the_command_line(
     assert reasons["llama.cpp"] == "was not asked for"
     out = capsys.readouterr().out
     assert "| C1 |" in out
+    assert "read before" in out
     assert "fast_runtime" in out
 
 

@@ -15,11 +15,22 @@ from moa_rt import (
     ModelConfig,
     ResourceError,
 )
-from moa_tools.bench import commands, end_to_end, environment, gpu, random_model, section, shapes
+from moa_tools.bench import (
+    commands,
+    decode_run,
+    end_to_end,
+    environment,
+    gpu,
+    random_model,
+    section,
+    shapes,
+)
+from moa_tools.bench.decode_run import Decode, Setting
 from moa_tools.bench.end_to_end import Job
 from moa_tools.bench.options import GpuOptions
 from moa_tools.bench.random_model import ready_model, remove_parts, write_model
-from moa_tools.bench.record import Missing, Row, load, parse_row
+from moa_tools.bench.record import Missing, Row, Run, load, parse_row
+from moa_tools.bench.table import render
 from moa_tools.cli import main
 
 TINY = shapes.find("tiny-gqa")
@@ -38,6 +49,14 @@ def dry(work_dir: Path, **fields: Any) -> GpuOptions:
     return GpuOptions(**{**values, **fields})
 
 
+def asked_and_missing(run: Run) -> list[Missing]:
+    return [missing for missing in run.missing if missing.reason != gpu._NOT_ASKED]
+
+
+def not_asked(run: Run) -> list[str]:
+    return [missing.what for missing in run.missing if missing.reason == gpu._NOT_ASKED]
+
+
 def test_a_random_model_opens_and_decodes(tmp_path: Path) -> None:
     directory = ready_model(tmp_path, TINY)
     assert ModelConfig.load(str(directory)).num_key_value_heads == 2
@@ -47,6 +66,20 @@ def test_a_random_model_opens_and_decodes(tmp_path: Path) -> None:
         assert logits.std() > 0.1
         assert engine.options.dtype == "bfloat16"
     assert list(tmp_path.iterdir()) == [directory]
+
+
+def test_our_rates_are_those_of_the_median_third_of_the_steps(tmp_path: Path) -> None:
+    directory = ready_model(tmp_path, TINY)
+    steps = (0.9, 0.1, 0.3, 0.1, 0.1, 0.1)  # thirds of 0.5, 0.2 and 0.1 s a step
+    with Engine(directory, max_seq_len=64, max_batch=2, num_threads=1) as engine:
+        decode = Decode(Setting(2, 16, 16, 8), steps, 20, 1.0)
+        figures = decode_run.figures(engine, decode, 1e9)
+        read = decode_run.step_bytes(engine, engine.plan, decode)
+    assert figures["tok_s"] == pytest.approx(2 / 0.2)
+    assert figures["ms_step"] == pytest.approx(200.0)
+    assert figures["spread"] == pytest.approx(4.0)
+    assert figures["TB_s"] == pytest.approx(read / 0.2 * 1e-12)
+    assert figures["share_of_roofline"] == pytest.approx(read / 0.2 * 1e-9)
 
 
 def test_a_random_model_is_written_once_and_whole(
@@ -102,7 +135,15 @@ def test_a_run_keeps_rows_and_names_what_is_missing(tmp_path: Path) -> None:
     assert run.rows[0].figures["cache_over_spans"] == 1.0
     assert run.rows[0].figures["tok_s"] > 0
     assert all(row.figures["first_token_ms"] > 0 for row in run.rows)
-    assert run.missing == [Missing("kernels: attention bench", "no --bench-dir was given")]
+    assert asked_and_missing(run) == [
+        Missing("kernels: attention bench", "no --bench-dir was given")
+    ]
+    assert not_asked(run) == [
+        *("ceilings", "attention", "attention-flashinfer", "attention-flex"),
+        *("transformers-dynamic-tiny-gqa-tiny", "transformers-static-tiny-gqa-tiny"),
+        *("kernels-again", "decoder"),
+    ]
+    assert "| decoder | was not asked for |" in render(run)
     assert run.environment["commit"] == "abc"
     assert any("no --bench-dir" in line for line in lines)
     assert list(work.iterdir()) == []
@@ -124,7 +165,7 @@ def test_sections_beyond_the_time_are_left_out(tmp_path: Path) -> None:
         command="x",
         seconds=1.0,
     )
-    assert [m.reason for m in run.missing] == ["no time was left for it"] * 2
+    assert [m.reason for m in asked_and_missing(run)] == ["no time was left for it"] * 2
     assert run.rows == []
 
 
@@ -241,14 +282,44 @@ def test_a_run_is_continued_on_the_same_device_only(
             dry(tmp_path), sections, output, print, command=command, seconds=1.0, resume=True
         )
 
-    assert [m.what for m in run(["ceilings", "decoder"], "one").missing] == ["ceilings", "decoder"]
+    first = run(["ceilings", "decoder"], "one")
+    assert [m.what for m in asked_and_missing(first)] == ["ceilings", "decoder"]
     again = run(["ceilings"], "two")
-    assert sorted(m.what for m in again.missing) == ["ceilings", "decoder"]
+    assert sorted(m.what for m in asked_and_missing(again)) == ["ceilings", "decoder"]
     assert again.command == "one; two"
     here["device"] = "B"
     with pytest.raises(MismatchError, match="device: got B, the run file has A"):
         run(["ceilings"], "three")
     assert load(output) == again
+
+
+def test_a_section_that_a_later_command_adds_is_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first command ran and the second did not ask for is not missing either."""
+    monkeypatch.setattr(environment, "describe", lambda *_: {})
+    row = Row("s", "y", {"what": "read"}, {"us": 1.0})
+    monkeypatch.setattr(gpu, "run_section", lambda *_: iter([row]))
+
+    def run(sections: list[str], **fields: Any) -> Run:
+        options, output = dry(tmp_path, **fields), tmp_path / "run.json"
+        return gpu.run_all(options, sections, output, print, command="x", resume=True)
+
+    every = gpu.choose(dry(tmp_path), ())
+    assert not_asked(run(["ceilings", "decoder"])) == [
+        name for name in every if name not in ("ceilings", "decoder")
+    ]
+    second = run(["kernels", "decoder"])
+    left = [name for name in every if name not in ("ceilings", "decoder", "kernels")]
+    assert not_asked(second) == left
+    # Sections of another shape are named once a command is about that shape.
+    third = run(["engine-tiny-gqa-tiny"], models=("tiny-gqa", "tiny-mha"))
+    assert [name for name in not_asked(third) if "tiny-mha" in name] == [
+        f"{name}-tiny-mha-tiny"
+        for name in ("transformers-dynamic", "engine", "transformers-static")
+    ]
+    assert "engine-tiny-gqa-tiny" not in not_asked(third)
+    assert load(tmp_path / "run.json") == third
 
 
 def test_the_jobs_of_a_plan_share_an_engine_and_shrink_what_does_not_fit(

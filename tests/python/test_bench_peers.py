@@ -12,6 +12,7 @@ from moa_tools.bench.attention_cases import AttentionCase
 from moa_tools.bench.decode_run import Setting
 from moa_tools.bench.peers import CPU_GROUPS, Inputs, make_inputs, reference_error
 from moa_tools.bench.record import Missing, Row
+from moa_tools.bench.statistics import Rounds
 
 SPANS = (HeadSpan(4, 12), HeadSpan(4, 60))
 CASE = AttentionCase("tiny", "mixed", 4, 2, 48, 2, SPANS, head_dim=16)
@@ -123,6 +124,17 @@ def test_transformers_decodes_its_whole_batch(system: str) -> None:
     assert (row.system, row.case["batch"]) == (system, 2)
     assert row.figures["tok_s"] > 0
     assert row.figures["first_token_ms"] > 0
+
+
+def test_a_peers_rates_are_those_of_its_median_round() -> None:
+    shape, setting = shapes.find("tiny-gqa"), Setting(3, 24, 8, 5)
+    rounds = Rounds(((2.0,), (0.5,), (0.4,)))  # the first was cold: a mean of 0.97 s
+    row = huggingface._row(shape, huggingface.DYNAMIC, setting, rounds, 1.0, "x", 1e9, "float32")
+    assert row.figures["tok_s"] == pytest.approx(3 / 0.5)
+    assert row.figures["ms_step"] == pytest.approx(500.0)
+    assert row.figures["spread"] == pytest.approx(4.0)
+    read = row.figures["share_of_roofline"] * 1e9
+    assert row.figures["TB_s"] == pytest.approx(read * 1e-12)
 
 
 def test_a_peers_first_batch_holds_its_whole_budget() -> None:

@@ -16,6 +16,7 @@ def make_run() -> Run:
     case: dict[str, str | int | float] = {"model": "m", "batch": 2, "density": 0.5}
     run.rows.append(Row("end to end", "moa_rt", case, {"tok_s": 10.0}, ((0.1, 0.2), (0.3,))))
     run.missing.append(Missing("peer", "is not installed"))
+    run.sections.append("ceilings")
     return run
 
 
@@ -34,6 +35,14 @@ def test_rows_are_selected_by_section_system_and_case() -> None:
     assert run.select("end to end", "other") == []
     assert run.select("end to end", batch=3) == []
     assert run.select("decode attention") == []
+
+
+def test_a_run_of_before_sections_were_stored_is_read() -> None:
+    document = json.loads(make_run().to_bytes())
+    del document["sections"]
+    old = parse(json.dumps(document).encode(), "run.json")
+    assert old.sections == []
+    assert "sections" not in json.loads(old.to_bytes())
 
 
 def change(path: list[Any], value: Any) -> bytes:
@@ -58,6 +67,8 @@ def change(path: list[Any], value: Any) -> bytes:
         (["rows", 0, "colour"], "red", "colour"),
         (["missing", 0, "reason"], None, "missing"),
         (["ceilings", "read_TB_s"], None, "read_TB_s"),
+        (["sections"], "all", "sections"),
+        (["sections", 0], 1, "sections"),
         (["more"], 1, "more"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from moa_rt import ArgumentError
-from moa_tools.bench.statistics import Rounds, interleave, rotation, speed_up
+from moa_tools.bench.statistics import Rounds, fastest, interleave, rotation, slowest
 
 
 def test_medians_and_spread_of_a_case_made_by_hand() -> None:
@@ -15,22 +15,27 @@ def test_medians_and_spread_of_a_case_made_by_hand() -> None:
     assert rounds.spread == pytest.approx(1.5)
 
 
-def test_a_win_needs_every_round() -> None:
-    base = Rounds(((2.0,), (2.0,), (2.0,)))
-    faster = speed_up(base, Rounds(((1.0,), (1.0,), (1.9,))))
-    assert faster.win
-    assert faster.median == pytest.approx(2.0)
-    assert faster.worst == pytest.approx(2.0 / 1.9)
-    # Faster by the median and still no win: one round was not.
-    mostly = speed_up(base, Rounds(((1.0,), (1.0,), (2.0,))))
-    assert mostly.median == pytest.approx(2.0)
-    assert not mostly.win
+def test_a_slowest_and_a_fastest_round_are_told_over_the_median() -> None:
+    rounds = Rounds(((4.0, 1.0, 1.0), (2.0,), (5.0,)))  # medians of rounds: 1, 2, 5; of all: 2
+    assert (slowest(rounds).factor, slowest(rounds).what) == (2.5, "slowest round")
+    assert (fastest(rounds).factor, fastest(rounds).what) == (0.5, "fastest round")
+    # A spread that was told beside rounds adds nothing to them.
+    assert slowest(rounds, 9.0) == slowest(rounds)
+    assert fastest(rounds, 9.0) == fastest(rounds)
 
 
-def test_rounds_that_were_not_side_by_side_are_compared_at_their_worst() -> None:
-    found = speed_up(Rounds(((4.0,), (2.0,))), Rounds(((1.0,), (2.0,), (4.0,))))
-    assert found.worst == pytest.approx(2.0 / 4.0)
-    assert found.best == pytest.approx(4.0 / 1.0)
+def test_without_rounds_a_spread_or_the_median_stands_for_them_and_says_so() -> None:
+    assert (slowest(None, 0.25).factor, slowest(None, 0.25).what) == (1.25, "median plus spread")
+    assert (fastest(None, 0.25).factor, fastest(None, 0.25).what) == (0.8, "median less spread")
+    assert (slowest(None).factor, slowest(None).what) == (1.0, "median")
+    assert (fastest(None).factor, fastest(None).what) == (1.0, "median")
+
+
+@given(st.lists(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=5), min_size=1, max_size=5))
+def test_the_spread_lies_between_the_fastest_and_the_slowest_round(rows: list[list[float]]) -> None:
+    rounds = Rounds(tuple(tuple(row) for row in rows))
+    over = slowest(rounds).factor / fastest(rounds).factor
+    assert over == pytest.approx(1.0 + rounds.spread)
 
 
 @pytest.mark.parametrize("seconds", [(), ((),), ((1.0,), ()), ((0.0,),), ((-1.0,),)])

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from moa_rt import ArgumentError
 
 from moa_tools.bench.record import Row
+from moa_tools.bench.statistics import Rounds
 
 SECTION = "cpu"
+PHASES = ("prefill", "decode")
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,10 @@ def row(
     if step_bytes:
         figures["decode_GB_s"] = step_bytes / statistics.median(step) * 1e-9
     return Row(SECTION, system, case, figures, (tuple(prefill), tuple(step)))
+
+
+def repetitions(row: Row, phase: str) -> Rounds | None:
+    """Times of a phase, each repetition a round of its own: contenders take turns after each."""
+    if not row.seconds:
+        return None
+    return Rounds(tuple((value,) for value in row.seconds[PHASES.index(phase)]))

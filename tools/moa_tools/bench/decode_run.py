@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from moa_rt import AttentionPlan, Engine, InternalError, Session, TokenEvent
 
-from moa_tools.bench.roofline import share, step_cache_bytes, step_weight_bytes
+from moa_tools.bench.end_rows import rates, rounds_of
+from moa_tools.bench.roofline import step_cache_bytes, step_weight_bytes
 from moa_tools.bench.statistics import Rounds
 
 STEPS = 128
@@ -61,14 +63,9 @@ class Decode:
         return Rounds(tuple(part for part in parts if part))
 
     @property
-    def seconds_a_step(self) -> float:
-        """Mean, not median: batch x steps / time is what a user gets."""
-        return sum(self.step_seconds) / len(self.step_seconds)
-
-    @property
-    def tokens_a_second(self) -> float:
-        """Batch times steps over time."""
-        return self.setting.batch / self.seconds_a_step
+    def mean_step_seconds(self) -> float:
+        """What a caller who waits for all steps gets."""
+        return fmean(self.step_seconds)
 
 
 def random_prompts(vocab: int, count: int, length: int, seed: int = 1) -> list[list[int]]:
@@ -177,16 +174,11 @@ def step_bytes(engine: Engine, plan: AttentionPlan, decode: Decode) -> int:
 def figures(engine: Engine, decode: Decode, read_bytes_a_second: float) -> dict[str, float]:
     """The figures of a row; shares of the roofline at the measured read bandwidth."""
     size = step_bytes(engine, engine.plan, decode)
-    seconds = decode.seconds_a_step
     setting = decode.setting
     memory = engine.memory
     kept = engine.plan.cache_bytes(setting.budget, engine.options.dtype, engine.config)
-    out = {
-        "tok_s": decode.tokens_a_second,
-        "ms_step": seconds * 1e3,
-        "ms_step_median": decode.rounds.median * 1e3,
-        "spread": decode.rounds.spread,
-        "TB_s": size / seconds * 1e-12,
+    rounds = rounds_of(decode.rounds.seconds)
+    out = rates(setting.batch, rounds, size, read_bytes_a_second) | {
         "weights_GiB": memory.weights / 2**30,
         "cache_GiB": memory.kv_cache_peak / 2**30,
         "scratch_GiB": memory.scratch / 2**30,
@@ -196,6 +188,4 @@ def figures(engine: Engine, decode: Decode, read_bytes_a_second: float) -> dict[
     prompt_tokens = setting.batch * (setting.prompt - 1)
     if prompt_tokens > 0:
         out["prefill_tok_s"] = prompt_tokens / decode.prefill_seconds
-    if read_bytes_a_second > 0.0:
-        out["share_of_roofline"] = share(size, seconds, read_bytes_a_second)
     return out

@@ -10,9 +10,9 @@ from moa_rt import AttentionPlan, Engine, ModelConfig, ResourceError, predict_me
 
 from moa_tools.bench import decode_run, environment
 from moa_tools.bench.decode_run import Setting
+from moa_tools.bench.end_rows import SECTION
 from moa_tools.bench.record import Missing, Row
 
-SECTION = "end to end"
 # The paper's settings: prompt + answer. Measured where 7/8 of the budget is filled. "tiny" is for
 # dry runs.
 SETTINGS = {"3k+1k": 4096, "6k+2k": 8192, "12k+4k": 16384, "tiny": 256}

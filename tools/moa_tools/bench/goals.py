@@ -6,12 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from moa_tools.bench import attention_cases as cases
+from moa_tools.bench import end_rows
 from moa_tools.bench.attention import DECODE, PREFILL
 from moa_tools.bench.cpu_rows import SECTION as CPU
+from moa_tools.bench.cpu_rows import repetitions
 from moa_tools.bench.huggingface import DYNAMIC, STATIC
+from moa_tools.bench.our_kernels import KERNELS, OURS, OurTime, decode_times, prefill_times
 from moa_tools.bench.record import Row, Run
+from moa_tools.bench.statistics import Extreme, Rounds, fastest, slowest
 
-END, KERNELS, OURS = "end to end", "kernels", "moa_rt"
+_Rate = tuple[float, str]
 
 
 @dataclass(frozen=True)
@@ -85,50 +89,31 @@ def _ratio_rows(run: Run, goal: str, what: str) -> list[Finding]:
     ]
 
 
-def our_decode_us(run: Run) -> dict[tuple[str, str], list[float]]:
-    """(model, plan) of an 8 x 8192 layer -> our kernel's times, one for each time it ran."""
-    out: dict[tuple[str, str], list[float]] = {}
-    for row in _kernel_rows(run, "D4") + _kernel_rows(run, "D3"):
-        if row.case["batch"] != 8:
-            continue
-        model, what = str(row.case["model"]), str(row.case["what"])
-        plan = "mixed 25%" if what.startswith("25") else "mixed 50%"
-        out.setdefault((model, plan), []).append(row.figures["us"])
-        if "dense" in what:
-            out.setdefault((model, "dense"), []).append(row.figures["base_us"])
-    return out
-
-
-def _against(ours: list[float], peers: list[Row]) -> Finding | None:
-    """The best peer's fastest round over our slowest."""
+def _against(ours: list[OurTime], peers: list[Row]) -> Finding | None:
+    """The fastest round of all peers over our slowest."""
     if not ours or not peers:
         return None
-    best = min(peers, key=lambda row: row.figures["us"])
-    fastest = min(best.rounds.of_rounds) * 1e6
+    best = min(peers, key=lambda row: min(row.rounds.of_rounds))
+    theirs = min(best.rounds.of_rounds) * 1e6
+    slow = max(ours, key=lambda time: time.slowest_us)
     return Finding(
-        fastest / max(ours),
-        f"{best.system} {fastest:.1f} us over {max(ours):.1f} us, {best.case['model']}, "
-        f"{best.case['plan']}",
+        theirs / slow.slowest_us,
+        f"{best.system} {theirs:.1f} us (fastest round) over {slow.slowest_us:.1f} us "
+        f"({slow.slowest.what}), {best.case['model']}, {best.case['plan']}",
     )
 
 
 def _d5(run: Run) -> list[Finding]:
     found = [
         _against(times, run.select(DECODE, model=model, plan=plan, batch=8, tokens=8192))
-        for (model, plan), times in our_decode_us(run).items()
+        for (model, plan), times in decode_times(run).items()
     ]
     return [finding for finding in found if finding]
 
 
-def our_prefill_us(run: Run, goal: str, model: str, tokens: int) -> list[float]:
-    """Times of a prompt, dense (goal P1) or under the mixed plan (P2), one for each run of it."""
-    rows = run.select(KERNELS, OURS, goal=goal, model=model, tokens=tokens)
-    return [row.figures["ms"] * 1e3 for row in rows]
-
-
 def _p1(run: Run) -> list[Finding]:
     peers = run.select(PREFILL, "SDPA cuDNN", model=cases.MHA, plan="dense", tokens=8192)
-    found = _against(our_prefill_us(run, "P1", cases.MHA, 8192), peers)
+    found = _against(prefill_times(run, "P1", cases.MHA, 8192), peers)
     return [found] if found else []
 
 
@@ -147,7 +132,7 @@ def _p2(run: Run) -> list[Finding]:
 
 def _p3(run: Run) -> list[Finding]:
     peers = run.select(PREFILL, "flex_attention", model=cases.MHA, plan="mixed 50%", tokens=8192)
-    found = _against(our_prefill_us(run, "P2", cases.MHA, 8192), peers)
+    found = _against(prefill_times(run, "P2", cases.MHA, 8192), peers)
     return [found] if found else []
 
 
@@ -159,27 +144,38 @@ def _roofline(run: Run, **case: int | str) -> list[Finding]:
             f"{row.figures['TB_s']:.2f} of {read:.2f} TB/s, {row.case['model']}, "
             f"{row.case['setting']}, batch {row.case['batch']}",
         )
-        for row in run.select(END, OURS, plan="dense", **case)
+        for row in end_rows.select(run, OURS, plan="dense", **case)
         if read
     ]
 
 
 def _full(run: Run, system: str, plan: str) -> list[Row]:
-    return run.select(END, system, plan=plan, full=1)
+    return end_rows.select(run, system, plan=plan, full=1)
 
 
 def _e4(run: Run, plan: str) -> list[Finding]:
+    """A plan's slowest round over the dense engine's fastest, both at full memory."""
     out = []
     for row in _full(run, OURS, plan):
         key = {"model": row.case["model"], "setting": row.case["setting"]}
         if key["model"] != "llama-2-7b":
             continue
-        for base in run.select(END, OURS, plan="dense", full=1, **key):
-            dense = base.figures["tok_s"]
+        for base in end_rows.select(run, OURS, plan="dense", full=1, **key):
             allowed = _tokens_a_byte(row) / _tokens_a_byte(base)
-            text = f"own dense {dense:.0f} tok/s, {key['setting']}; bytes allow {allowed:.2f}"
-            out.append(Finding(row.figures["tok_s"] / dense, text))
+            text = f"{key['setting']}; bytes allow {allowed:.2f}"
+            out.append(_over(row, base, "own dense", text))
     return out
+
+
+def _over(row: Row, base: Row, name: str, text: str) -> Finding:
+    """Our slowest round over the base's fastest, in tokens a second."""
+    ours, our_round = end_rows.slowest_tok_s(row)
+    theirs, their_round = end_rows.fastest_tok_s(base)
+    return Finding(
+        ours / theirs,
+        f"{name} {theirs:.0f} tok/s at batch {base.case['batch']} ({their_round.what}), ours "
+        f"{ours:.0f} at {row.case['batch']} ({our_round.what}), {text}",
+    )
 
 
 def _tokens_a_byte(row: Row) -> float:
@@ -188,21 +184,19 @@ def _tokens_a_byte(row: Row) -> float:
 
 
 def _e5(run: Run, system: str) -> list[Finding]:
-    """Our 50 % plan over the peer, each at its own largest batch."""
+    """Our 50 % plan's slowest round over the peer's fastest, each at its own largest batch."""
     out = []
     for row in _full(run, system, "dense"):
         key = {"model": row.case["model"], "setting": row.case["setting"]}
-        theirs = row.figures["tok_s"]
-        for ours in run.select(END, OURS, plan="uniform 50%", full=1, **key):
-            text = f"{system} {theirs:.0f} tok/s at batch {row.case['batch']}, {key['model']}"
-            out.append(Finding(ours.figures["tok_s"] / theirs, f"{text}, {key['setting']}"))
+        for ours in end_rows.select(run, OURS, plan="uniform 50%", full=1, **key):
+            out.append(_over(ours, row, system, f"{key['model']}, {key['setting']}"))
     return out
 
 
 def _m1(run: Run, figure: str, scale: float, unit: str) -> list[Finding]:
     return [
         Finding(row.figures[figure] * scale, f"{unit}, {row.case['model']} {row.case['plan']}")
-        for row in run.select(END, OURS)
+        for row in end_rows.select(run, OURS)
         if figure in row.figures
     ]
 
@@ -220,19 +214,29 @@ def _c1(run: Run) -> list[Finding]:
     ]
 
 
-def _cpu_ratio(run: Run, figure: str, peer: str) -> list[Finding]:
-    """Ours, dense, over the best peer whose name starts so."""
+def _cpu_rate(row: Row, phase: str, extreme: Callable[[Rounds | None], Extreme]) -> _Rate:
+    """Tokens a second of a row's fastest or slowest repetition, and what stands for that."""
+    found = extreme(repetitions(row, phase))
+    return row.figures[f"{phase}_tok_s"] / found.factor, found.what
+
+
+def _cpu_ratio(run: Run, phase: str, peer: str) -> list[Finding]:
+    """Ours, dense, at its slowest over the fastest round of the peers whose name starts so."""
     out = []
     for row in run.select(CPU, OURS, plan="dense"):
         model, tokens = row.case["model"], row.case["tokens"]
         rows = run.select(CPU, model=model, tokens=tokens)
-        peers = [r for r in rows if r.system.startswith(peer)]
-        peers = [r for r in peers if figure in r.figures]
-        if not peers:
+        rates = [
+            (*_cpu_rate(other, phase, fastest), other.system)
+            for other in rows
+            if other.system.startswith(peer) and f"{phase}_tok_s" in other.figures
+        ]
+        if not rates:
             continue
-        best = max(peers, key=lambda r: r.figures[figure])
-        base = f"{best.system} {best.figures[figure]:.0f} tok/s, {tokens} tokens"
-        out.append(Finding(row.figures[figure] / best.figures[figure], base))
+        theirs, their_round, name = max(rates)
+        ours, our_round = _cpu_rate(row, phase, slowest)
+        base = f"{name} {theirs:.0f} tok/s ({their_round}), ours {ours:.0f} ({our_round})"
+        out.append(Finding(ours / theirs, f"{base}, {tokens} tokens"))
     return out
 
 
@@ -272,11 +276,11 @@ GOALS = (
          lambda run: _m1(run, "beyond_weights_and_cache_GiB", 2**30 / 1e9, "GB"), less=True),
     Goal("C1", "CPU decode, of read bandwidth", 0.70, 0.85, _c1),
     Goal("C2", "CPU decode against llama.cpp, same bits and threads", 1.1, 1.5,
-         lambda run: _cpu_ratio(run, "decode_tok_s", "llama.cpp")),
+         lambda run: _cpu_ratio(run, "decode", "llama.cpp")),
     Goal("C3", "CPU prefill against llama.cpp", 1.0, 1.5,
-         lambda run: _cpu_ratio(run, "prefill_tok_s", "llama.cpp")),
+         lambda run: _cpu_ratio(run, "prefill", "llama.cpp")),
     Goal("C3", "CPU prefill against transformers", 2.0, 4.0,
-         lambda run: _cpu_ratio(run, "prefill_tok_s", "transformers")),
+         lambda run: _cpu_ratio(run, "prefill", "transformers")),
 )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ LIMITS = {
 }
 _QUICK = ("ceilings", "kernels", "attention", "attention-flex")
 _LEAST_SECONDS = 5.0
+_NOT_ASKED = "was not asked for"
 
 
 def check_device(device: str) -> None:
@@ -142,8 +143,16 @@ def _continue(old: Run, new: Run, sections: Sequence[str]) -> Run:
                 f"{old.environment.get(name)}"
             )
     old.missing = [m for m in old.missing if m.what not in sections]
+    old.sections += [name for name in sections if name not in old.sections]
     old.command += f"; {new.command}"
     return old
+
+
+def _name_not_asked(run: Run, every: Sequence[str]) -> None:
+    """Names each section of `every` that neither this command nor one before it asked for."""
+    named = [missing.what for missing in run.missing]
+    left = [name for name in every if name not in run.sections and name not in named]
+    run.missing += [Missing(name, _NOT_ASKED) for name in left]
 
 
 def _context(run: Run) -> dict[str, Any]:
@@ -171,6 +180,7 @@ def run_all(
 ) -> Run:
     """Runs the sections, saving the run file at every row. Sections beyond `seconds` are left out.
 
+    Those that were not asked for are named as missing from the start.
     `limits` bounds sections by name (seconds) below what `limit_of` gives them.
 
     With `resume` the rows go into the run that `output` holds, if there is one. Raises
@@ -180,6 +190,9 @@ def run_all(
     run = Run("gpu", environment.now(), command, environment.describe("gpu", commit))
     if resume and output.exists():
         run = _continue(load(output), run, sections)
+    else:
+        run.sections = list(sections)
+    _name_not_asked(run, section.names(options.models, options.settings))
     end = time.monotonic() + seconds
     parent = options.work_dir or None
     with tempfile.TemporaryDirectory(prefix="moa-bench-", dir=parent) as work:

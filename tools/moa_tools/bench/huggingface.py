@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from moa_tools.bench.decode_run import Setting
+from moa_tools.bench.end_rows import SECTION, rates
 from moa_tools.bench.record import Missing, Row
-from moa_tools.bench.roofline import element_bytes, share, step_weight_bytes
+from moa_tools.bench.roofline import element_bytes, step_weight_bytes
 from moa_tools.bench.shapes import Shape
 from moa_tools.bench.statistics import Rounds
 
-SECTION = "end to end"
 DYNAMIC, STATIC = "transformers dynamic cache", "transformers static cache + compile"
 _GROUP_TOKENS = 8192  # of prompts in one prefill call
 _RETRIES = 4
@@ -271,19 +271,11 @@ def _row(
 ) -> Row:
     import torch
 
-    seconds = sum(rounds.of_rounds) / len(rounds.of_rounds)
     length = setting.prompt + setting.steps // 2
     size = step_weight_bytes(shape.config(dtype), dtype)
     size += setting.batch * sequence_bytes(shape, length, dtype)
-    figures = {
-        "tok_s": setting.batch / seconds,
-        "ms_step": seconds * 1e3,
-        "spread": rounds.spread,
-        "TB_s": size / seconds * 1e-12,
-        "first_token_ms": first * 1e3,
-    }
-    if read_bytes_a_second > 0.0:
-        figures["share_of_roofline"] = share(size, seconds, read_bytes_a_second)
+    figures = rates(setting.batch, rounds, size, read_bytes_a_second)
+    figures["first_token_ms"] = first * 1e3
     if torch.cuda.is_available():
         figures["allocator_peak_GiB"] = torch.cuda.max_memory_allocated() / 2**30
         free, total = torch.cuda.mem_get_info()

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moa_tools.bench.attention import DECODE
-from moa_tools.bench.goals import KERNELS, OURS, our_decode_us, our_prefill_us
-from moa_tools.bench.markdown import markdown, number
+from moa_tools.bench.markdown import markdown, number, percent
+from moa_tools.bench.our_kernels import KERNELS, OURS, OurTime, decode_times, prefill_times
 from moa_tools.bench.record import Row, Run
 
 _Case = tuple[object, ...]
 _CASE = ("model", "plan", "batch", "tokens")
 
 
-def _our_us(run: Run, section: str, case: _Case) -> list[float]:
-    """Our kernel's times in that case, in microseconds, one for each time it ran."""
+def _our_times(run: Run, section: str, case: _Case) -> list[OurTime]:
+    """Our kernel's times in that case, one for each time it ran."""
     model, plan, batch, tokens = case
     if section == DECODE:
         # The only batch and length that the C++ benchmark has these plans at.
         at = (batch, tokens) == (8, 8192)
-        return our_decode_us(run).get((str(model), str(plan)), []) if at else []
+        return decode_times(run).get((str(model), str(plan)), []) if at else []
     goal = {"dense": "P1", "mixed 50%": "P2"}.get(str(plan))
-    return our_prefill_us(run, goal, str(model), int(str(tokens))) if goal else []
+    return prefill_times(run, goal, str(model), int(str(tokens))) if goal else []
 
 
 def attention_table(run: Run, section: str, rate: str, unit: str) -> str:
@@ -36,9 +36,10 @@ def attention_table(run: Run, section: str, rate: str, unit: str) -> str:
     for case, peers in cases.items():
         amount = peers[0].figures[rate] * peers[0].figures["us"]
         entries = [(row.figures["us"], row.system, f"{row.figures['spread']:.1%}") for row in peers]
-        ours = _our_us(run, section, case)
+        ours = _our_times(run, section, case)
         if ours:
-            entries.append((max(ours), f"**{OURS}**", "-"))
+            slow = max(ours, key=lambda time: time.us)
+            entries.append((slow.us, f"**{OURS}**", percent(slow.spread)))
         fastest = min(entries)[0]
         for us, system, spread in sorted(entries):
             times = f"{us / fastest:.2f}x of {number(fastest)}"
@@ -48,15 +49,17 @@ def attention_table(run: Run, section: str, rate: str, unit: str) -> str:
 
 
 def kernels_table(run: Run) -> str:
-    """Our kernels, as the C++ benchmarks print them."""
-    rows = []
-    for row in run.select(KERNELS, OURS, turn=0):
+    """Our kernels, as the C++ benchmarks print them; the turns of a case follow one another."""
+    cases: dict[_Case, list[list[object]]] = {}
+    for row in run.select(KERNELS, OURS):
         described = _described(run, row)
         if described:
-            spread = f"{row.figures['spread']:.1%}" if "spread" in row.figures else "-"
-            rows.append([row.case.get("goal"), row.case.get("model"), *described, spread])
-    header = ["goal", "model", "case", "time", "rate", "of its base", "spread"]
-    return markdown(header, rows)
+            what, *figures = described
+            case = (row.case.get("goal"), row.case.get("model"), what)
+            spread = percent(row.figures.get("spread"))
+            cases.setdefault(case, []).append([*case, row.case["turn"], *figures, spread])
+    header = ["goal", "model", "case", "turn", "time", "rate", "of its base", "spread"]
+    return markdown(header, [row for turns in cases.values() for row in turns])
 
 
 def _described(run: Run, row: Row) -> Sequence[str] | None:

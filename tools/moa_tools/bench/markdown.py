@@ -12,6 +12,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join(lines)
 
 
+def percent(value: float | None) -> str:
+    """A part of one as per cent with one decimal, a dash for nothing."""
+    return "-" if value is None else f"{value:.1%}"
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Three significant digits, a dash for nothing."""
     if value is None:

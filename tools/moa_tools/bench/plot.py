@@ -8,8 +8,8 @@ from typing import Any
 
 from moa_rt import MismatchError
 
+from moa_tools.bench import end_rows
 from moa_tools.bench.cpu_rows import SECTION as CPU
-from moa_tools.bench.goals import END
 from moa_tools.bench.markdown import number
 from moa_tools.bench.record import Row, Run
 from moa_tools.files import write_atomic
@@ -41,7 +41,7 @@ def _bars(axes: Any, rows: Sequence[Row], figure: str, title: str, limit: float 
 def draw(run: Run, path: Path) -> None:
     """Writes the plot. Raises MismatchError if the run has nothing to draw."""
     gpu = run.kind == "gpu"
-    rows = run.select(END if gpu else CPU)
+    rows = end_rows.select(run) if gpu else run.select(CPU)
     if not rows:
         raise MismatchError(f"plot: the {run.kind} run of {run.date} has no end-to-end rows")
     figure = new_figure(13, 1.5 + 0.22 * len(rows))

@@ -2,7 +2,9 @@
 
 Schema 1:
 {"schema": 1, "kind": "gpu" | "cpu", "date", "command", "environment": {name: text},
- "ceilings": {name: number}, "rows": [Row], "missing": [{"what", "reason"}]}
+ "ceilings": {name: number}, "rows": [Row], "missing": [{"what", "reason"}],
+ "sections": [name]}
+"sections" is what a GPU run was asked for; runs of before it was stored have none.
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ class Run:
     ceilings: dict[str, float] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
+    sections: list[str] = field(default_factory=list)
 
     def select(
         self, section: str, system: str | None = None, **case: str | int | float
@@ -103,6 +106,8 @@ class Run:
             "rows": [row.to_json() for row in self.rows],
             "missing": [{"what": m.what, "reason": m.reason} for m in self.missing],
         }
+        if self.sections:
+            document["sections"] = self.sections
         return strict_json.dump(document)
 
     def save(self, path: Path) -> None:
@@ -164,7 +169,7 @@ def parse_row(value: Any, item: str) -> Row:
 def parse(text: bytes, path: str) -> Run:
     """Reads the text of a run. Raises FormatError or UnsupportedError naming the field."""
     document = _object(strict_json.parse(text, path), path)
-    _keys(document, _KEYS, set(), path)
+    _keys(document, _KEYS, {"sections"}, path)
     if document["schema"] != SCHEMA:
         raise UnsupportedError(f"{path}: schema: got {document['schema']!r}, want {SCHEMA}")
     if document["kind"] not in KINDS:
@@ -172,6 +177,7 @@ def parse(text: bytes, path: str) -> Run:
     environment = _object(document["environment"], f"{path}: environment")
     ceilings = _object(document["ceilings"], f"{path}: ceilings")
     rows = _array(document["rows"], f"{path}: rows")
+    sections = _array(document.get("sections", []), f"{path}: sections")
     missing = []
     for i, entry in enumerate(_array(document["missing"], f"{path}: missing")):
         item = f"{path}: missing[{i}]"
@@ -185,6 +191,7 @@ def parse(text: bytes, path: str) -> Run:
         ceilings={k: _number(v, f"{path}: ceilings {k}") for k, v in ceilings.items()},
         rows=[parse_row(row, f"{path}: rows[{i}]") for i, row in enumerate(rows)],
         missing=missing,
+        sections=[_text(name, f"{path}: sections") for name in sections],
     )
 
 

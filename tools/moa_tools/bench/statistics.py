@@ -52,32 +52,29 @@ class Rounds:
 
 
 @dataclass(frozen=True)
-class SpeedUp:
-    """How many times faster a contender is than its base: by the medians and round by round."""
+class Extreme:
+    """A round's time over the median (`factor`), and what stands for that round."""
 
-    median: float
-    worst: float
-    best: float
-
-    @property
-    def win(self) -> bool:
-        """Faster in every round."""
-        return self.worst > 1.0
+    factor: float
+    what: str
 
 
-def speed_up(base: Rounds, contender: Rounds) -> SpeedUp:
-    """Time of `base` over time of `contender`.
+def slowest(rounds: Rounds | None, spread: float | None = None) -> Extreme:
+    """The slowest round; without rounds at most `spread` above the median, else the median."""
+    if rounds is not None:
+        return Extreme(max(rounds.of_rounds) / rounds.median, "slowest round")
+    if spread is not None:
+        return Extreme(1.0 + spread, "median plus spread")
+    return Extreme(1.0, "median")
 
-    Rounds measured side by side are compared one with one. Where the two were not measured in the
-    same rounds, the worst is the base's fastest round over the contender's slowest.
-    """
-    ours, theirs = contender.of_rounds, base.of_rounds
-    if len(ours) == len(theirs):
-        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-        worst, best = min(ratios), max(ratios)
-    else:
-        worst, best = min(theirs) / max(ours), max(theirs) / min(ours)
-    return SpeedUp(base.median / contender.median, worst, best)
+
+def fastest(rounds: Rounds | None, spread: float | None = None) -> Extreme:
+    """The fastest round; without rounds at most `spread` below the median, else the median."""
+    if rounds is not None:
+        return Extreme(min(rounds.of_rounds) / rounds.median, "fastest round")
+    if spread is not None:
+        return Extreme(1.0 / (1.0 + spread), "median less spread")
+    return Extreme(1.0, "median")
 
 
 def rotation(names: Sequence[str], turn: int) -> list[str]:

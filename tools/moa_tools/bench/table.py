@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from moa_tools.bench import end_rows
 from moa_tools.bench.attention import DECODE, PREFILL
 from moa_tools.bench.cpu_rows import SECTION as CPU
-from moa_tools.bench.goals import END, KERNELS, OURS, Finding, Goal, judge
+from moa_tools.bench.goals import Finding, Goal, judge
 from moa_tools.bench.kernel_tables import attention_table, kernels_table
-from moa_tools.bench.markdown import markdown, number
+from moa_tools.bench.ladder import climb, ladder_table
+from moa_tools.bench.markdown import markdown, number, percent
+from moa_tools.bench.our_kernels import KERNELS, OURS
 from moa_tools.bench.record import Row, Run
 
 
 def _figure(row: Row, name: str) -> str:
     return number(row.figures.get(name))
+
+
+def _ceiling(name: str, value: float) -> str:
+    """`read_before_GB_s` as "read before 51.2 GB/s"."""
+    what, amount, _ = name.rsplit("_", 2)
+    return f"{what.replace('_', ' ')} {number(value)} {amount}/s"
 
 
 def _head(run: Run) -> str:
@@ -24,17 +33,14 @@ def _head(run: Run) -> str:
             parts.append(f"{name} {env[name]}")
     if run.kind == "cpu":
         parts.append(f"{env.get('threads', '?')} threads")
-        parts.append(f"load average {env.get('load_average', '?')}")
+        load = [env.get(name, "?") for name in ("load_average", "load_average_after")]
+        parts.append(f"load average {load[0]} before and {load[1]} after")
     lines = [
         f"{run.date[:10]}, commit {env.get('commit', 'unknown')}: {', '.join(parts)}.",
         f"Made by:\n\n```bash\n{run.command.replace('; ', chr(10))}\n```\n",
     ]
     if run.ceilings:
-        units = {"TB_s": "TB/s", "TFLOP_s": "TFLOP/s", "GB_s": "GB/s"}
-        texts = []
-        for name, value in run.ceilings.items():
-            what, unit = name.split("_", 1)
-            texts.append(f"{what} {number(value)} {units.get(unit, unit)}")
+        texts = [_ceiling(name, value) for name, value in run.ceilings.items()]
         lines.append(f"Ceilings of this run: {', '.join(texts)}.")
     return "\n".join(lines)
 
@@ -84,22 +90,22 @@ def goals_table(run: Run) -> str:
 def _dense_rate(run: Run, row: Row) -> float | None:
     """Our own dense throughput at full memory in the same setting."""
     key = {"model": row.case["model"], "setting": row.case["setting"]}
-    bases = run.select(END, OURS, plan="dense", full=1, **key)
+    bases = end_rows.select(run, OURS, plan="dense", full=1, **key)
     return bases[0].figures["tok_s"] if bases else None
 
 
 def _place(run: Run, row: Row) -> tuple[list[str], list[str], bool]:
     """Models and settings as the run has them, peers before ours."""
     names = ("model", "setting")
-    seen = [list(dict.fromkeys(str(r.case[name]) for r in run.select(END))) for name in names]
+    seen = [list(dict.fromkeys(str(r.case[name]) for r in end_rows.select(run))) for name in names]
     at = [str(seen[i].index(str(row.case[name]))) for i, name in enumerate(names)]
     return at[1:], at[:1], row.system == OURS
 
 
 def end_to_end_table(run: Run) -> str:
-    """Throughput, latency and memory of every system, each at its batch."""
+    """Throughput by the median round, latency and memory of every system, each at its batch."""
     rows = []
-    for row in sorted(run.select(END), key=lambda row: _place(run, row)):
+    for row in sorted(end_rows.select(run), key=lambda row: _place(run, row)):
         base = _dense_rate(run, row) if row.case.get("full") else None
         rate = row.figures["tok_s"]
         rows.append(
@@ -113,6 +119,7 @@ def end_to_end_table(run: Run) -> str:
                 number(rate),
                 f"{rate / base:.2f}x of {number(base)}" if base else "-",
                 _figure(row, "ms_step"),
+                percent(row.figures.get("spread")),
                 _figure(row, "TB_s"),
                 _figure(row, "share_of_roofline"),
                 _figure(row, "first_token_ms"),
@@ -122,50 +129,10 @@ def end_to_end_table(run: Run) -> str:
         )
     header = [
         "model", "setting", "system", "plan", "density", "batch", "tok/s",
-        "over own dense at full memory", "ms/step", "TB/s", "share of roofline",
+        "over own dense at full memory", "ms/step", "spread", "TB/s", "share of roofline",
         "first token ms", "cache GiB", "device GiB",
     ]  # fmt: skip
     return markdown(header, rows)
-
-
-def ladder_table(run: Run) -> str:
-    """The ablation ladder: one switch each, in one setting, every rung over the one before."""
-    rungs = ladder(run)
-    rows = []
-    for i, (what, row) in enumerate(rungs):
-        rate = row.figures["tok_s"]
-        before = rungs[i - 1][1].figures["tok_s"] if i else None
-        rows.append(
-            [
-                what,
-                row.system,
-                row.case["plan"],
-                row.case["batch"],
-                number(rate),
-                f"{rate / before:.2f}x of {number(before)}" if before else "-",
-            ]
-        )
-    return markdown(["rung", "system", "plan", "batch", "tok/s", "over the rung before"], rows)
-
-
-def ladder(run: Run) -> list[tuple[str, Row]]:
-    """(switch, row) from the first peer's dynamic cache to our plan at its own batch."""
-    from moa_tools.bench.huggingface import DYNAMIC, STATIC
-
-    peers = run.select(END, DYNAMIC)
-    if not peers:
-        return []
-    first = peers[0]
-    key = {"model": first.case["model"], "setting": first.case["setting"]}
-    same = {**key, "batch": first.case["batch"]}
-    wanted = (
-        ("static cache, compiled", run.select(END, STATIC, **key)),
-        ("kernels and one graph a step", run.select(END, OURS, plan="dense", full=0, **same)),
-        ("fewer bytes", run.select(END, OURS, plan="uniform 50%", full=0, **same)),
-        ("larger batch", run.select(END, OURS, plan="uniform 50%", full=1, **key)),
-        ("fewer bytes still", run.select(END, OURS, plan="uniform 25%", full=1, **key)),
-    )
-    return [("dynamic cache", first)] + [(what, rows[0]) for what, rows in wanted if rows]
 
 
 def cpu_table(run: Run) -> str:
@@ -204,8 +171,8 @@ def render(run: Run) -> str:
     """The whole page: where and when, goals, every table that has rows, what is missing."""
     parts = [_head(run), "### Goals", goals_table(run)]
     sections: list[tuple[str, bool, Callable[[], str]]] = [
-        ("End to end", bool(run.select(END)), lambda: end_to_end_table(run)),
-        ("One switch at a time", len(ladder(run)) > 1, lambda: ladder_table(run)),
+        ("End to end", bool(end_rows.select(run)), lambda: end_to_end_table(run)),
+        ("One switch at a time", bool(climb(run).rungs), lambda: ladder_table(run)),
         (
             "Decode attention, one layer",
             bool(run.select(DECODE)),
@@ -216,7 +183,7 @@ def render(run: Run) -> str:
             bool(run.select(PREFILL)),
             lambda: attention_table(run, PREFILL, "visible_TFLOP_s", "visible TFLOP/s"),
         ),
-        ("Our kernels alone", bool(run.select(KERNELS, turn=0)), lambda: kernels_table(run)),
+        ("Our kernels alone", bool(run.select(KERNELS, OURS)), lambda: kernels_table(run)),
         ("Processors", bool(run.select(CPU)), lambda: cpu_table(run)),
     ]
     for title, there, make in sections:
