@@ -17,7 +17,8 @@ from moa_tools.convert.progress import Silent
 from moa_tools.hf.load import load_model
 from moa_tools.verify.oracle import Oracle
 from moa_tools.verify.report import VerifyReport
-from moa_tools.verify.run import verify
+from moa_tools.verify.run import as_cached, verify
+from moa_tools.verify.tolerance import tolerance
 from support_models import make_tiny_model
 
 torch.set_num_threads(1)
@@ -89,6 +90,40 @@ def test_in_bfloat16(model_dir: Path, oracle: Oracle) -> None:
         report = verify(engine, oracle, plan_of(RULES), prompts(LENGTH))
     assert report.ok
     assert report.logits.value > 1e-3, "bfloat16 was not used"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "digits", "tie"),
+    [("bfloat16", 8, 9), ("float16", 11, 12), ("float32", 24, 25)],
+)
+def test_values_are_rounded_as_caches_of_their_type(dtype: str, digits: int, tie: int) -> None:
+    values = torch.tensor([1 + 2.0 ** (1 - digits), 1 + 2.0 ** (1 - tie), -3.0, 0.0])
+    want = [1 + 2.0 ** (1 - digits), 1.0, -3.0, 0.0]  # ties to even
+    assert as_cached(values, dtype).tolist() == want
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_tolerance_holds_attention_with_rounded_probabilities(dtype: str) -> None:
+    """And no more than a few times that: one token of the window must show."""
+    generator = torch.Generator().manual_seed(3)
+    worst = 0.0
+    for tokens, spread in ((3, 0.0), (50, 1.0), (1024, 0.3), (4096, 2.0)):
+        scores = spread * torch.randn(200, tokens, generator=generator)
+        value = torch.rand(tokens, 16, generator=generator) * 2 - 1
+        value[:, 0] = 1.0  # nothing cancels
+        weights = (scores - scores.amax(dim=1, keepdim=True)).exp()
+        sums = weights.sum(dim=1, keepdim=True)
+        error = (as_cached(weights, dtype) @ value - weights @ value) / sums
+        worst = max(worst, float(error.abs().max() / value.abs().max()))
+    assert worst < tolerance(dtype).attention < 20 * worst
+
+
+def test_float16_is_an_eighth_of_bfloat16() -> None:
+    wide, narrow = tolerance("bfloat16"), tolerance("float16")
+    assert narrow.logits == wide.logits / 8
+    assert narrow.attention == wide.attention / 8
+    with pytest.raises(ArgumentError, match="got 'float8', want one of float32, bfloat16, float16"):
+        tolerance("float8")
 
 
 @pytest.mark.parametrize("by", [-1, 1])

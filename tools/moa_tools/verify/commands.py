@@ -19,7 +19,10 @@ def verify(
     ] = 1024,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<index>, for both sides.")] = "cpu",
     dtype: Annotated[
-        str, typer.Option(help="auto: float32 on a CPU, else as stored; float32 or bfloat16.")
+        str,
+        typer.Option(
+            help="auto: float32 on a CPU, else as stored; bfloat16, float32 (CPU) or float16 (GPU)."
+        ),
     ] = "auto",
 ) -> None:
     """Replay prompts and name the head, if any, that does not compute what the plan says."""

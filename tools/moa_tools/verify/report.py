@@ -60,7 +60,7 @@ class VerifyReport:
         """Lines for a person; the last one is the verdict."""
         head = self.attention
         lines = [
-            f"largest attention error {head.value:.1e} (tolerance {self.tolerance.attention:.0e}) "
+            f"largest attention error {head.value:.1e} (tolerance {self.tolerance.attention:g}) "
             f"at layer {head.layer}, KV head {head.kv_head}, prompt {head.prompt}, "
             f"position {head.position}"
         ]
@@ -76,7 +76,7 @@ class VerifyReport:
             )
         logits = self.logits
         lines.append(
-            f"largest logit error {logits.value:.1e} (tolerance {self.tolerance.logits:.0e}) at "
+            f"largest logit error {logits.value:.1e} (tolerance {self.tolerance.logits:g}) at "
             f"prompt {logits.prompt}, position {logits.position}: {'ok' if self.ok else 'WRONG'}"
         )
         return "\n".join(lines)

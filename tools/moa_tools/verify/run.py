@@ -78,9 +78,8 @@ class _PromptCheck:
         self._ids = list(token_ids)
         self._index = index
         self._spans: list[list[HeadSpan]] = plan.spans(len(self._ids))
-        dtype = engine.options.dtype
-        self.tolerance: Tolerance = tolerance(dtype)
-        self._rounds = dtype != "float32"
+        self._dtype = engine.options.dtype
+        self.tolerance: Tolerance = tolerance(self._dtype)
         self.decode_from = len(self._ids) - min(_DECODE_STEPS, len(self._ids) // 4)
         self.logits = LogitError(-1.0, index, 0)
         self.heads: list[HeadError] = []  # against their masks, by layer and KV head
@@ -121,7 +120,8 @@ class _PromptCheck:
             return
         got = self._tensor(trace.attention[at])
         query, key, value = (
-            self._rounded(self._tensor(part[at])) for part in (trace.query, trace.key, trace.value)
+            as_cached(self._tensor(part[at]), self._dtype)
+            for part in (trace.query, trace.key, trace.value)
         )
         scale = float(self._engine.config.head_dim) ** -0.5
         masked = masked_attention(query, key, value, self._spans[layer], scale)
@@ -137,12 +137,6 @@ class _PromptCheck:
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(array.swapaxes(0, 1))).to(self._oracle.device)
-
-    def _rounded(self, values: torch.Tensor) -> torch.Tensor:
-        """As the caches keep them."""
-        import torch
-
-        return values.to(torch.bfloat16).float() if self._rounds else values
 
     def _head_error(self, errors: torch.Tensor, layer: int, head: int, allowed: float) -> HeadError:
         position = int(errors.argmax())
@@ -162,6 +156,14 @@ class _PromptCheck:
             at = int(errors.argmax())
             if float(errors[at]) > self.logits.value:
                 self.logits = LogitError(float(errors[at]), self._index, part[at])
+
+
+def as_cached(values: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Float32 values rounded as caches of that type keep them."""
+    import torch
+
+    rounded: torch.Tensor = values.to(getattr(torch, dtype)).float()
+    return rounded
 
 
 def _head_errors(
