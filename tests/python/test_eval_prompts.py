@@ -10,7 +10,7 @@ import pytest
 from moa_rt import ArgumentError, Tokenizer
 from moa_tools.evaluate.items import Grid, Item, digest
 from moa_tools.evaluate.prompts import Kit, frame_of
-from moa_tools.evaluate.retrieval import GENERATORS, make_items
+from moa_tools.evaluate.retrieval import GENERATORS, lines, make_items
 from support_eval import GOLDEN, SENTENCES, kit_of
 
 FAMILIES = sorted(path.name for path in GOLDEN.iterdir())
@@ -93,6 +93,25 @@ def test_as_many_facts_as_fit(name: str) -> None:
         filler = [s for s in SENTENCES if s in text]
         assert len(filler) * 20 < 3 * one, "no room for one more"
         assert abs(text.index(item.gold[0]) / len(text) - item.depth) < 0.15
+
+
+def test_all_lines_there_are_and_then_filler() -> None:
+    kit = kit_of(GOLDEN / "qwen2")
+    length = 50 * lines.MOST_FACTS
+    (item,) = make_items("lines", kit, Grid(samples=1, facts=0), length)
+    names = re.findall(r"line (\S+): REGISTER_CONTENT is <\d+>\n", spoken(kit, item))
+    assert len(set(names)) == len(names) == lines.MOST_FACTS
+    assert len(item.prompt_ids) + item.max_new_tokens == length
+
+
+def test_no_more_facts_than_there_are() -> None:
+    kit = kit_of(GOLDEN / "qwen2")
+    (item,) = make_items("needles", kit, Grid(samples=1, facts=25), 4096)
+    assert len(set(re.findall(r"number of (\S+) is (\d+)\.", spoken(kit, item)))) == 25
+    with pytest.raises(ArgumentError, match="needles: length 4096: facts: got 26, want at most 25"):
+        make_items("needles", kit, Grid(samples=1, facts=26), 4096)
+    with pytest.raises(ArgumentError, match=f"want at most {lines.MOST_FACTS}"):
+        make_items("lines", kit, Grid(samples=1, facts=lines.MOST_FACTS + 1), 1 << 17)
 
 
 def test_same_seed_same_bytes_and_other_seed_other_questions() -> None:

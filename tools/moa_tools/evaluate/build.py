@@ -64,9 +64,11 @@ def check(request: Request) -> None:
     for name, value, least in (
         ("--samples", grid.samples, 1),
         ("--depths", grid.depths, 1),
+        ("--facts", grid.facts, 0),
         ("--texts", request.text_count, 1),
         ("--text-length", request.text_length, 16),
         ("--prompt-count", request.prompt_count, 1),
+        ("--prompt-tokens", request.prompt_tokens, 2),
     ):
         if value < least:
             raise ArgumentError(f"{name}: got {value}, want at least {least}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from moa_rt import AttentionPlan, Engine, Tokenizer
+from moa_rt import ArgumentError, AttentionPlan, Engine, Tokenizer
 from numpy.typing import NDArray
 
 from moa_tools.evaluate.plans import EvalPlan
@@ -62,7 +62,11 @@ def engine_factory(
 
     The engine admits as many sequences as memory holds, so the batch is only an upper bound. A
     prefill chunk of many tokens keeps an accelerator busy and is of no use to a CPU's caches.
+
+    Raises ArgumentError for a batch of less than one.
     """
+    if batch is not None and batch < 1:
+        raise ArgumentError(f"--batch: got {batch}, want at least 1")
     gpu = device.startswith("cuda")
     max_batch = batch or (64 if gpu else 8)
 

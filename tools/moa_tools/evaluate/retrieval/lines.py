@@ -13,6 +13,7 @@ INTRO = (
     "of every line.\n\n"
 )
 ANSWER_ROOM = 12
+MOST_FACTS = len(ADJECTIVES) * len(NOUNS)  # no two lines have one name
 
 
 def _names(rng: random.Random, count: int) -> list[str]:

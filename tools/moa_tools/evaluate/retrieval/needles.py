@@ -9,6 +9,7 @@ from moa_tools.evaluate.prompts import Piece
 from moa_tools.evaluate.retrieval.words import CITIES
 
 INTRO = "The text below tells the secret numbers of some cities. Remember them.\n\n"
+MOST_FACTS = len(CITIES)  # no city has two numbers
 _ROOM_PER_NEEDLE = 16
 
 
@@ -19,7 +20,7 @@ def answer_room(facts: int) -> int:
 
 def make(rng: random.Random, depth: float, facts: int) -> tuple[list[Piece], Question]:
     """`facts` needles, the first at `depth`, the others anywhere; all are asked for at once."""
-    cities = rng.sample(CITIES, min(facts, len(CITIES)))
+    cities = rng.sample(CITIES, facts)
     values = [str(rng.randint(10000, 99999)) for _ in cities]
     depths = [depth, *(rng.random() for _ in cities[1:])]
     sentences = [

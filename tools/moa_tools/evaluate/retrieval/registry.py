@@ -27,6 +27,7 @@ class Generator:
     answer_room: Callable[[int], int]  # facts -> tokens of the answer
     many_facts: bool  # whether "as many facts as fit" means something
     stop: tuple[str, ...]
+    most_facts: int | None = None  # that can be told apart; None: any number
 
 
 GENERATORS = {
@@ -49,6 +50,7 @@ GENERATORS = {
             lambda _: lines.ANSWER_ROOM,
             True,
             ("\n",),
+            lines.MOST_FACTS,
         ),
         Generator(
             "kv",
@@ -67,6 +69,7 @@ GENERATORS = {
             needles.answer_room,
             False,
             (),
+            needles.MOST_FACTS,
         ),
     )
 }
@@ -75,10 +78,14 @@ GENERATORS = {
 def _as_many_as_fit(
     generator: Generator, kit: Kit, grid: Grid, length: int, index: int
 ) -> tuple[list[Piece], Question]:
-    """The published form: nothing but facts, the one asked for at its depth among them."""
-    low, high = 1, 2
-    while _fits(generator, kit, grid, length, index, high):
-        low, high = high, 2 * high
+    """The published form: nothing but facts, the one asked for at its depth among them.
+
+    Where there are no more facts to be told apart, filler takes the rest of the room.
+    """
+    end = (generator.most_facts or length) + 1  # a fact takes a token at least
+    low, high = 1, min(2, end)
+    while high < end and _fits(generator, kit, grid, length, index, high):
+        low, high = high, min(2 * high, end)
     while high - low > 1:
         middle = (low + high) // 2
         if _fits(generator, kit, grid, length, index, middle):
@@ -107,6 +114,8 @@ def _body_room(
 
 def _make_one(generator: Generator, kit: Kit, grid: Grid, length: int, index: int) -> Item:
     facts = 1 if generator.name == "passkey" else grid.facts
+    if generator.most_facts is not None and facts > generator.most_facts:
+        raise ArgumentError(f"facts: got {facts}, want at most {generator.most_facts}")
     if facts == 0:
         if not generator.many_facts:
             raise ArgumentError(f"{generator.name}: got 0 facts, want the number of them")
@@ -137,7 +146,8 @@ def _make_one(generator: Generator, kit: Kit, grid: Grid, length: int, index: in
 def make_items(name: str, kit: Kit, grid: Grid, length: int) -> list[Item]:
     """The questions of a suite at one length, in order.
 
-    Raises ArgumentError for an unknown suite, or a length too short for its facts.
+    Raises ArgumentError for an unknown suite, more facts than can be told apart, or a length too
+    short for them.
     """
     generator = GENERATORS.get(name)
     if generator is None:
