@@ -8,17 +8,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from moa_rt import ArgumentError, AttentionPlan, MismatchError, ModelConfig, StateError
+from moa_rt import (
+    ArgumentError,
+    AttentionPlan,
+    DeviceError,
+    MismatchError,
+    ModelConfig,
+    StateError,
+)
+from moa_rt import plans as shipped_plans
 from moa_tools.evaluate import build
+from moa_tools.evaluate.effective import EffectiveSuite, Rules
 from moa_tools.evaluate.items import Grid
 from moa_tools.evaluate.journal import NAME, Journal
 from moa_tools.evaluate.perplexity import PerplexitySuite
 from moa_tools.evaluate.plans import parse_plans
 from moa_tools.evaluate.prompts import Kit
 from moa_tools.evaluate.retrieval import GENERATORS
+from moa_tools.evaluate.runner import evaluate
+from moa_tools.evaluate.suite import Suite
+from moa_tools.progress import Silent
 from moa_tools.text import Document
 from support_eval import (
     SENTENCES,
+    FakeEngine,
     Fakes,
     Oracle,
     always_wrong,
@@ -169,6 +182,35 @@ def test_a_time_limit_reports_what_is_done_and_goes_on(
     assert files(fresh) == files(tmp_path)
 
 
+def test_suites_whose_follow_up_is_not_done_are_named(
+    kit: Kit, tiny_dir: Path, tmp_path: Path
+) -> None:
+    config = ModelConfig.load(tiny_dir)
+    plans = parse_plans(["uniform:0.5"], config)
+    rules = Rules(ladder=(600, 900))
+    effective = EffectiveSuite(
+        kit, Grid(samples=3), config, plans, rules, longest=900, task_tokens=1024
+    )
+    golds = [item for part in effective._items.values() for item in part]
+    passkey = suite_of("passkey", kit, LENGTHS)
+    golds += [item for part in passkey.items.values() for item in part]
+
+    def outcome(*suites: Suite, limit: float | None = None) -> tuple[str, ...]:
+        run = run_of(tiny_dir, suites, tmp_path, ["uniform:0.5"], time_limit=limit)
+        return go(run, Fakes(kit.tokenizer, key_of(golds, kit))).missing
+
+    known = ("passkey of dense", "passkey of uniform:0.5")
+    assert outcome(passkey, effective, limit=0.0) == (*known, "effective-context")
+    (entry,) = results(tmp_path)["suites"]["effective-context"]["effective"]
+    assert (entry["effective"], entry["reason"]) == (None, "not measured yet")
+    assert outcome(effective) == ()
+    # What the journal has is reported, though something before it is missing.
+    assert outcome(passkey, effective, limit=0.0) == known
+    (entry,) = results(tmp_path)["suites"]["effective-context"]["effective"]
+    assert entry["effective"] == 900
+    assert outcome(passkey, effective) == ()
+
+
 def test_one_engine_for_each_plan(kit: Kit, tiny_dir: Path, tmp_path: Path) -> None:
     oracle, suites = key(kit, "passkey", "kv")
     fakes = Fakes(kit.tokenizer, oracle)
@@ -194,6 +236,37 @@ def test_another_models_directory_is_refused(kit: Kit, tiny_dir: Path, tmp_path:
     with pytest.raises(MismatchError, match="another evaluation: device: got cpu, want cuda"):
         go(run_of(tiny_dir, suites, tmp_path, [], device="cuda"), Fakes(kit.tokenizer, oracle))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_start_that_fails_leaves_nothing(kit: Kit, tiny_dir: Path, tmp_path: Path) -> None:
+    oracle, suites = key(kit, "passkey")
+    out = tmp_path / "some" / "where"
+
+    def no_device(_: AttentionPlan, __: int) -> FakeEngine:
+        raise DeviceError("cuda: not built in")
+
+    for _ in range(2):
+        with pytest.raises(DeviceError):
+            evaluate(run_of(tiny_dir, suites, out, device="cuda"), no_device, Silent())
+        assert list(tmp_path.iterdir()) == []
+    go(run_of(tiny_dir, suites, out), Fakes(kit.tokenizer, oracle))
+    assert results(out)["complete"] is True
+
+
+def test_a_journal_without_records_binds_nobody(tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    place.mkdir()
+    (place / NAME).write_text('{"identity": {"device": "cuda"}}\n')
+    journal = Journal(place, {"device": "cpu"})
+    assert journal.add("scope", "task", [{"score": 1.0}]) == [{"score": 1.0}]
+    journal.close()
+    lines = (place / NAME).read_text().splitlines()
+    assert json.loads(lines[0]) == {"identity": {"device": "cpu"}}
+    assert len(lines) == 2
+    with pytest.raises(MismatchError, match="device: got cpu, want cuda"):
+        Journal(place, {"device": "cuda"})
+    Journal(place, {"device": "cpu"}).close()
+    assert len((place / NAME).read_text().splitlines()) == 2, "one with records stays"
 
 
 def test_two_runs_cannot_share_a_directory(tmp_path: Path) -> None:
@@ -232,9 +305,39 @@ def test_E4_plan_of_another_model(tiny_dir: Path, smollm2_dir: Path, tmp_path: P
         parse_plans([str(tmp_path / "plan.json")], config)
 
 
+def test_what_is_written_into_a_plan_about_it_does_not_make_it_another(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
+    config = ModelConfig.load(tiny_dir)
+
+    def digest(alpha: int = 64, **changed: Any) -> str:
+        plan = AttentionPlan.from_rules([[(alpha, 0.25)] * 2] * 2, max_length=2048)
+        for name, value in changed.items():
+            setattr(plan, name, value)
+        plan.save(tmp_path / "plan.json")
+        return parse_plans([str(tmp_path / "plan.json")], config)[1].digest
+
+    assert digest(quality={"passkey@2048": 0.5}) == digest()
+    assert digest(provenance={"density": "0.5"}, model_name="x") == digest()
+    assert digest(alpha=128) != digest()
+    assert digest(out_of_range="refuse") != digest()
+
+
+def test_auto_is_the_plan_that_ships_for_the_model(smollm2_dir: Path) -> None:
+    config = ModelConfig.load(smollm2_dir)
+    _, half, quarter = parse_plans(["auto:0.50", "auto:0.25"], config)
+    assert (half.label, half.kind, quarter.label) == ("auto:0.5", "file", "auto:0.25")
+    assert half.plan.rules == shipped_plans.find(config, 0.5).rules
+    assert quarter.plan.rules == shipped_plans.find(config, 0.25).rules
+    with pytest.raises(ArgumentError, match=r"density: got 0\.3, the shipped plans of"):
+        parse_plans(["auto:0.3"], config)
+
+
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
+        (["auto:x"], "want auto:DENSITY"),
+        (["auto:0.5"], "no plan ships for the model"),
         (["uniform:x"], "want uniform:DENSITY"),
         (["uniform:0"], "density"),
         (["uniform:0.5", "uniform:0.50"], "twice"),
@@ -260,6 +363,8 @@ def test_bad_plans(specs: list[str], message: str, tiny_dir: Path) -> None:
         (build.Request(("longbench",)), "--longbench: got nothing"),
         (build.Request(("perplexity",), texts=(Path("none.txt"),)), "none.txt"),
         (build.Request(("effective-context",), lengths=(300,)), "no length of at most 300"),
+        (build.Request(("effective-context",)), "effective-context: --plans: got none"),
+        (build.Request(("kv",), grid=Grid(facts=-1)), "--facts: got -1, want at least 0"),
     ],
 )
 def test_bad_requests(request_: build.Request, message: str, tiny_dir: Path) -> None:

@@ -186,6 +186,53 @@ def test_effective_context_of_plans_as_they_are(tiny_dir: Path, tmp_path: Path) 
     ]
 
 
+@pytest.mark.parametrize("mean_span", [None, 256])
+@pytest.mark.parametrize("policy", ["dense", "refuse"])
+def test_lengths_outside_a_plans_range_are_neither_held_nor_failed(
+    policy: str, mean_span: int | None, tiny_dir: Path, tmp_path: Path
+) -> None:
+    kit = kit_of(tiny_dir)
+    config = ModelConfig.load(tiny_dir)
+    # 256 tokens a head at any length; made for 600 to 900.
+    plan = AttentionPlan.from_rules([[(256, 0.0)] * 2] * 2, min_length=600, max_length=900)
+    plan.out_of_range = policy
+    plan.save(tmp_path / "ranged.json")
+    specs = [str(tmp_path / "ranged.json")]
+    rules = Rules(ladder=(400, 600, 800, 1000), mean_span=mean_span)
+    plans = parse_plans(specs, config)
+    grid = Grid(samples=4)
+    suite = EffectiveSuite(kit, grid, config, plans, rules, longest=2048, task_tokens=8192)
+    items = [item for part in suite._items.values() for item in part]
+    run = run_of(tiny_dir, [suite], tmp_path / "out", specs)
+    go(run, Fakes(kit.tokenizer, key_of(items, kit)))
+    data = results(tmp_path / "out", "effective-context")
+    entry = data["effective"][-1]
+    assert (entry["effective"], entry["longest_tried"]) == (800, 800)
+    assert (entry["not_covered"], entry["reason"]) == ([400, 1000], None)
+    mine = [row for row in data["rows"] if row["plan"] == entry["plan"]]
+    assert [(row["length"], row["member"]) for row in mine] == [(600, "ranged"), (800, "ranged")]
+    assert all(row["density"] < 1 for row in mine)
+    assert "400, 1000" in (tmp_path / "out" / "results.md").read_text()
+
+
+def test_a_plan_that_covers_no_length_has_no_effective_context(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
+    kit = kit_of(tiny_dir)
+    config = ModelConfig.load(tiny_dir)
+    path = tmp_path / "long.json"
+    AttentionPlan.from_rules([[(0, 0.5)] * 2] * 2, min_length=1024, max_length=2048).save(path)
+    plans = parse_plans([str(path)], config)
+    rules = Rules(ladder=(400, 500))
+    suite = EffectiveSuite(kit, Grid(samples=2), config, plans, rules, longest=600, task_tokens=99)
+    fakes = Fakes(kit.tokenizer, lambda *_: ("", []))
+    go(run_of(tiny_dir, [suite], tmp_path / "out", [str(path)]), fakes)
+    (entry,) = results(tmp_path / "out", "effective-context")["effective"]
+    assert (entry["effective"], entry["not_covered"]) == (None, [400, 500])
+    assert "no length of the ladder" in entry["reason"]
+    assert fakes.log == [], "the dense plan need not be measured for nobody"
+
+
 def test_where_dense_fails_there_is_nothing_to_compare(tiny_dir: Path, tmp_path: Path) -> None:
     kit = kit_of(tiny_dir)
     config = ModelConfig.load(tiny_dir)
@@ -197,8 +244,11 @@ def test_where_dense_fails_there_is_nothing_to_compare(tiny_dir: Path, tmp_path:
         Fakes(kit.tokenizer, lambda *_: ("", [])),
     )
     data = results(tmp_path, "effective-context")
-    assert data["effective"][0]["effective"] == 0
+    (entry,) = data["effective"]
+    assert (entry["effective"], entry["longest_tried"], entry["of_uniform"]) == (None, None, None)
+    assert entry["reason"].startswith("the dense model itself finds 0.000 at 400 tokens")
     assert data["rows"] == []
+    assert entry["reason"] in (tmp_path / "results.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -247,6 +297,15 @@ def test_the_command_end_to_end(
         (["--suite", "passkey", "--lengths", "99999"], 2, "at most 65536"),
         (["--suite", "longbench", "--longbench", "none"], 7, "none"),
         (["--suite", "passkey", "--reference", "other"], 2, "--reference: got 'other'"),
+        (["--suite", "lines", "--facts", "-1"], 2, "--facts: got -1, want at least 0"),
+        (["--suite", "kv", "--facts", "-1"], 2, "--facts: got -1, want at least 0"),
+        (["--suite", "divergence", "--prompt-tokens", "0"], 2, "--prompt-tokens: got 0, want"),
+        (["--suite", "needles:30"], 2, "facts: got 30, want at most 25"),
+        (["--suite", "passkey", "--batch", "0"], 2, "--batch: got 0, want at least 1"),
+        (["--suite", "passkey", "--time-limit", "-1"], 2, "--time-limit: got -1, want at least 0"),
+        (["--suite", "passkey", "--time-limit", "nan"], 2, "--time-limit: got nan"),
+        (["--suite", "effective-context", "--plans", "dense"], 2, "--plans: got none"),
+        (["--suite", "passkey", "--plans", "auto:0.5"], 2, "no plan ships for the model"),
     ],
 )
 def test_bad_commands_write_nothing(

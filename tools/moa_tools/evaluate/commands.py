@@ -32,7 +32,10 @@ def eval_(
     ] = None,
     plans: Annotated[
         list[str] | None,
-        typer.Option(help="FILE, LABEL=FILE, uniform:DENSITY or dense; more may follow it."),
+        typer.Option(
+            help="FILE, LABEL=FILE, auto:DENSITY (the plan that ships for this model), "
+            "uniform:DENSITY or dense; more may follow it."
+        ),
     ] = None,
     suite: Annotated[
         str, typer.Option(help=f"Of {', '.join(build.NAMES)}; lines:4 sets the number of facts.")
@@ -51,7 +54,9 @@ def eval_(
         bool, typer.Option(help="Retrieval: every gold token must be the likeliest one.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:INDEX.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (as stored), bfloat16, float32 (CPU) or float16 (GPU).")
+    ] = "auto",
     batch: Annotated[int | None, typer.Option(help="Most sequences at a time.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     time_limit: Annotated[
@@ -97,8 +102,8 @@ def eval_(
 ) -> None:
     """Measure what plans keep of the dense model's quality.
 
-    As in `moa-tools eval MODEL --plans a.json uniform:0.25 --suite passkey,perplexity`. The dense
-    plan is always measured too. A run that was cut off goes on where it was.
+    As in `moa-tools eval MODEL --plans a.json auto:0.5 uniform:0.5 --suite passkey,perplexity`. The
+    dense plan is always measured too. A run that was cut off goes on where it was.
     """
     config = ModelConfig.load(str(model))
     chosen = parse_plans([*(plans or []), *(more_plans or [])], config, force_plan)

@@ -4,11 +4,16 @@ Lengths of a ladder are tried from the shortest on. A plan holds a length if its
 at least `threshold` of the dense plan's; its effective context is the last length before the first
 that it does not hold. After two lengths in a row that it does not hold it is not tried further.
 
+A plan file covers the lengths of its range only: outside it the runtime is dense or refuses, which
+says nothing of the plan, so such a length is neither held nor failed, and the report names it.
+
 Without a mean span every plan is taken as it is, at its own density. With a mean span of M tokens
 (the cache's size is fixed, the input grows) there are two families: `uniform` keeps M tokens in
 every head, and `plans` is at each length that of the given files which keeps the most tokens, but
 on average no more than M (and one percent, for rounding). So both have the same bytes at most,
-whatever the length. A length that no file fits is left out: many plans are dense below their range.
+whatever the length. A length that no file covers within these bytes is left out.
+
+An effective context is null where nothing could be compared; `reason` says why.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from moa_rt import ArgumentError, ModelConfig
@@ -57,8 +63,13 @@ class _Subject:
     member: Callable[[int], EvalPlan | None]  # None: no plan of the family fits at that length
 
 
-def _as_it_is(plan: EvalPlan, _: int) -> EvalPlan:
-    return plan
+def _as_it_is(plan: EvalPlan, length: int) -> EvalPlan | None:
+    return plan if plan.covers(length) else None
+
+
+def _too_weak(base: Sequence[float]) -> bool:
+    """Whether the dense model finds so little that nothing can be compared with it."""
+    return sum(base) < _DENSE_LEAST * len(base)
 
 
 def ladder_of(rules: Rules, longest: int) -> tuple[int, ...]:
@@ -117,6 +128,10 @@ class EffectiveSuite:
     def _make_subjects(self, plans: Sequence[EvalPlan]) -> list[_Subject]:
         if self._rules.mean_span is None:
             chosen = [plan for plan in plans if plan.kind != "dense"]
+            if not chosen:
+                raise ArgumentError(
+                    f"{NAME}: --plans: got none, want at least one beside dense, or --mean-span"
+                )
             return [_Subject(plan.label, partial(_as_it_is, plan)) for plan in chosen]
         files = [plan for plan in plans if plan.kind == "file"]
         subjects = [_Subject("uniform", self._uniform_member)]
@@ -134,12 +149,13 @@ class EffectiveSuite:
         if uniform.kind == "dense":
             return uniform
         bound = uniform.density(length) * (1 + _SLACK)
-        fitting = [plan for plan in files if plan.density(length) <= bound]
+        covering = [plan for plan in files if plan.covers(length)]
+        fitting = [plan for plan in covering if plan.density(length) <= bound]
         return max(fitting, key=lambda plan: plan.density(length), default=None)
 
     def lengths(self) -> Sequence[int]:
-        """None to be checked for every plan: a family uses each only where it fits."""
-        return () if self._rules.mean_span is not None else self._ladder
+        """None to be checked for every plan: each is used only at lengths that it covers."""
+        return ()
 
     def identity(self) -> dict[str, Any]:
         """The ladder, the rules and a digest of every prompt."""
@@ -183,20 +199,19 @@ class EffectiveSuite:
         """Length by length: the dense plan first, then whoever has not failed twice in a row."""
         failures = {subject.name: 0 for subject in self._subjects}
         for length in self._ladder:
-            if all(count >= _FAILURES for count in failures.values()):
-                return
+            trying = [s for s in self._subjects if failures[s.name] < _FAILURES]
+            members = {s.name: plan for s in trying if (plan := s.member(length)) is not None}
+            if not members:
+                continue
             base = yield from self._measure(self._dense, length)
-            if sum(base) < _DENSE_LEAST * len(base):
+            if _too_weak(base):
                 return
-            for subject in self._subjects:
-                plan = subject.member(length)
-                if plan is None or failures[subject.name] >= _FAILURES:
-                    continue
+            for name, plan in members.items():
                 scores = base
                 if plan.kind != "dense":
                     scores = yield from self._measure(plan, length)
                 held = sum(scores) >= self._rules.threshold * sum(base)
-                failures[subject.name] = 0 if held else failures[subject.name] + 1
+                failures[name] = 0 if held else failures[name] + 1
 
     def _scores(self, label: str, length: int, results: Results) -> list[float] | None:
         done = results.get(label, {})
@@ -211,22 +226,12 @@ class EffectiveSuite:
         reach: list[dict[str, Any]] = []
         for subject in self._subjects:
             mine = list(self._rows(subject, results))
-            held = 0
-            for row in mine:
-                if not row["held"]:
-                    break
-                held = row["length"]
             rows += mine
-            reach.append(
-                {
-                    "effective": held,
-                    "longest_tried": mine[-1]["length"] if mine else 0,
-                    "plan": subject.name,
-                }
-            )
-        base = next((entry["effective"] for entry in reach if entry["plan"] == "uniform"), 0)
+            reach.append(self._reach(subject, mine, results))
+        base = next((entry["effective"] for entry in reach if entry["plan"] == "uniform"), None)
         for entry in reach:
-            entry["of_uniform"] = rounded(entry["effective"] / base) if base else None
+            known = base and entry["effective"] is not None
+            entry["of_uniform"] = rounded(entry["effective"] / base) if known else None
         plot = partial(
             plots.lines,
             "retrieval relative to dense, by length",
@@ -238,13 +243,39 @@ class EffectiveSuite:
         data = {"effective": reach, "rows": rows, **self.identity()}
         return Section(data, self._markdown(reach, rows), {"effective-context.png": plot})
 
+    def _reach(
+        self, subject: _Subject, rows: Sequence[dict[str, Any]], results: Results
+    ) -> dict[str, Any]:
+        """How far a subject held, and the lengths that say nothing of it."""
+        held = [row["length"] for row in takewhile(lambda row: row["held"], rows)]
+        return {
+            "effective": (held[-1] if held else 0) if rows else None,
+            "longest_tried": rows[-1]["length"] if rows else None,
+            "not_covered": [n for n in self._ladder if subject.member(n) is None],
+            "plan": subject.name,
+            "reason": None if rows else self._why_nothing(subject, results),
+        }
+
+    def _why_nothing(self, subject: _Subject, results: Results) -> str:
+        """Why a subject has no row."""
+        if all(subject.member(length) is None for length in self._ladder):
+            return "no length of the ladder is one that it covers"
+        for length in self._ladder:
+            base = self._scores(DENSE, length, results)
+            if base is not None and _too_weak(base):
+                return (
+                    f"the dense model itself finds {mean(base):.3f} at {length} tokens, want at "
+                    f"least {_DENSE_LEAST}"
+                )
+        return "not measured yet"
+
     def _rows(self, subject: _Subject, results: Results) -> Iterator[dict[str, Any]]:
         for length in self._ladder:
             plan = subject.member(length)
             if plan is None:
                 continue
             base = self._scores(DENSE, length, results)
-            if base is None or sum(base) < _DENSE_LEAST * len(base):
+            if base is None or _too_weak(base):
                 return
             scores = self._scores(plan.label, length, results)
             if scores is None:
@@ -268,12 +299,19 @@ class EffectiveSuite:
         ends = [
             [
                 entry["plan"],
-                str(entry["effective"]),
+                number(entry["effective"], 0),
                 number(entry["of_uniform"], 2),
-                str(entry["longest_tried"]),
+                number(entry["longest_tried"], 0),
+                ", ".join(map(str, entry["not_covered"])) or "-",
             ]
             for entry in reach
         ]
+        reasons = [
+            f"{entry['plan']}: no effective context: {entry['reason']}.\n\n"
+            for entry in reach
+            if entry["reason"] is not None
+        ]
+        missing = "not covered by its range" if fixed is None else "not covered by any plan"
         header = ["plan", "length", "used", "density", "mean span", "dense", "score", "of dense"]
         lines = [
             [
@@ -291,7 +329,8 @@ class EffectiveSuite:
         return (
             f"Longest length with at least {self._rules.threshold:g} of dense retrieval "
             f"({self._rules.retrieval}, {self._grid.samples} questions a length), at {what}.\n\n"
-            + table(["plan", "effective context", "of uniform", "longest tried"], ends)
+            + table(["plan", "effective context", "of uniform", "longest tried", missing], ends)
             + "\n"
+            + "".join(reasons)
             + table(header, lines)
         )

@@ -2,7 +2,8 @@
 
 One JSON object a line, synced: first what the results depend on, then the records of each task.
 A line that a crash cut short is dropped. Numbers come back as they were written, so a resumed run
-ends in the same bytes.
+ends in the same bytes. A journal without records binds nobody: its first line is written with the
+first record, and without one nothing stays on disk.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +45,16 @@ class Journal:
 
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
         self.path = directory / NAME
+        self._identity = identity
         self._records: dict[tuple[str, str], list[Record]] = {}
         with io_errors(self.path, "open"):
+            # Innermost first: what `close` removes again if nothing came of it.
+            self._made = [d for d in (directory, *directory.parents) if not d.exists()]
             directory.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             self._lock()
-            self._load(identity)
+            self._load()
         except BaseException:
             os.close(self._file)
             raise
@@ -59,21 +64,24 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StateError(f"{self.path}: locked: another evaluation writes there") from error
+        if os.fstat(self._file).st_nlink == 0:  # removed by the one that had the lock
+            raise StateError(f"{self.path}: locked: another evaluation was just leaving")
 
-    def _load(self, identity: dict[str, Any]) -> None:
+    def _load(self) -> None:
         with io_errors(self.path, "read"), os.fdopen(os.dup(self._file), "rb") as file:
             data = file.read()
         whole = data.rfind(b"\n") + 1
         lines = data[:whole].split(b"\n")[:-1]
+        values = [self._parse(line, number) for number, line in enumerate(lines, 1)]
+        if len(values) < 2:  # no record
+            whole, values = 0, []
         with io_errors(self.path, "repair"):
             os.ftruncate(self._file, whole)
             os.lseek(self._file, whole, os.SEEK_SET)
-        if not lines:
-            self._append({"identity": identity})
+        if not values:
             return
-        values = [self._parse(line, number) for number, line in enumerate(lines, 1)]
         found = values[0].get("identity")
-        want = json.loads(_line(identity))
+        want = json.loads(_line(self._identity))
         if found != want:
             raise MismatchError(
                 f"{self.path}: made by another evaluation: {_first_difference(found, want)}; "
@@ -92,9 +100,9 @@ class Journal:
             raise FormatError(f"{self.path}: line {number}: want an object of {sorted(wanted)}")
         return value
 
-    def _append(self, value: Any) -> None:
+    def _append(self, line: bytes) -> None:
         with io_errors(self.path, "write"):
-            view = memoryview(_line(value))
+            view = memoryview(line)
             while view:
                 view = view[os.write(self._file, view) :]
             os.fsync(self._file)
@@ -105,11 +113,19 @@ class Journal:
 
     def add(self, scope: str, task: str, records: list[Record]) -> list[Record]:
         """Writes a task's records and returns them as they will be read again."""
-        self._append({"records": records, "scope": scope, "task": task})
+        line = _line({"records": records, "scope": scope, "task": task})
+        self._append(line if self._records else _line({"identity": self._identity}) + line)
         kept: list[Record] = json.loads(_line(records))
         self._records[scope, task] = kept
         return kept
 
     def close(self) -> None:
-        """Releases the file and its lock."""
-        os.close(self._file)
+        """Releases the file and its lock; an empty journal and directories made for it go."""
+        try:
+            if os.fstat(self._file).st_size == 0:
+                with suppress(OSError):  # of a directory: results were written to it
+                    self.path.unlink()
+                    for directory in self._made:
+                        directory.rmdir()
+        finally:
+            os.close(self._file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -72,7 +72,7 @@ class _Runner:
         self._scopes = {suite.name: _digest(suite.identity()) for suite in run.suites}
         self.records: dict[str, dict[str, list[Record]]] = {}
         self.seconds: dict[str, dict[str, float]] = {}
-        self.following: str | None = None  # the suite whose follow-up work runs
+        self.cut_short: list[str] = []  # suites whose follow-up work is not done
 
     def do(self, task: Task) -> list[Record]:
         """Looks a task up or runs it. Raises _OutOfTimeError before one that would have to run."""
@@ -98,7 +98,8 @@ class _Runner:
             self._progress.start(plan.label, sum(task.size for task in tasks))
             try:
                 for task in tasks:
-                    self.do(task)
+                    with suppress(_OutOfTimeError):  # a later one may have been done before
+                        self.do(task)
                     self._progress.advance(task.size)
             finally:
                 self._progress.stop()
@@ -106,26 +107,32 @@ class _Runner:
     def follow_ups(self) -> None:
         """Work that depends on what came before it."""
         for suite in self._run.suites:
-            work = suite.follow_up(self._run.plans)
-            task = next(work, None)
-            if task is None:
-                continue
-            self.following = suite.name
-            while task is not None:
-                self._progress.info(f"{suite.name}: {task.plan.label}: {task.key}")
-                try:
-                    task = work.send(self.do(task))
-                except StopIteration:
-                    task = None
+            try:
+                self._follow_up(suite)
+            except _OutOfTimeError:
+                self.cut_short.append(suite.name)
+
+    def _follow_up(self, suite: Suite) -> None:
+        work = suite.follow_up(self._run.plans)
+        task = next(work, None)
+        while task is not None:
+            self._progress.info(f"{suite.name}: {task.plan.label}: {task.key}")
+            try:
+                task = work.send(self.do(task))
+            except StopIteration:
+                task = None
 
 
 def check(run: Run) -> None:
     """Refuses what could not run to its end, before anything is loaded or written.
 
     Raises:
-        ArgumentError: a suite needs more tokens than the model has positions.
+        ArgumentError: a suite needs more tokens than the model has positions, or the time limit is
+            negative.
         MismatchError: a plan refuses one of the lengths.
     """
+    if run.time_limit is not None and not run.time_limit >= 0:
+        raise ArgumentError(f"--time-limit: got {run.time_limit:g}, want at least 0 seconds")
     limit = run.config.max_position_embeddings
     for suite in run.suites:
         if suite.longest > limit:
@@ -161,7 +168,7 @@ def evaluate(run: Run, factory: EngineFactory, progress: Reporter) -> Outcome:
 
     Results hold no time and no path: the same run gives the same bytes, in one go or in several.
     Times go to timings.jsonl. With a time limit the results of what is done are written and the
-    suites that are not complete are named.
+    suites that are not complete are named. A run that fails before its first record leaves nothing.
 
     Raises what `check`, the journal (another evaluation's directory) and the engine raise; what
     was measured before stays in the journal.
@@ -175,29 +182,26 @@ def evaluate(run: Run, factory: EngineFactory, progress: Reporter) -> Outcome:
     begin = time.monotonic()
     with closing(Journal(run.out, identity)) as journal, EnginePool(factory, longest) as engines:
         runner = _Runner(run, engines, journal, progress)
-        complete = True
         try:
             runner.known_tasks()
             runner.follow_ups()
-        except _OutOfTimeError:
-            complete = False
         finally:
             _note_times(run, runner, started, time.monotonic() - begin)
         sections = {s.name: s.summary(run.plans, runner.records) for s in run.suites}
-        missing = () if complete else _missing(run, runner)
+        missing = _missing(run, runner)
         report.write(run.out, identity, run.plans, sections, missing)
     return Outcome(sections, missing)
 
 
 def _missing(run: Run, runner: _Runner) -> tuple[str, ...]:
-    """As "suite of plan" all that is not done, or the suite whose follow-up was cut short."""
+    """What is not done: "suite of plan", and then the suites whose follow-up was cut short."""
     names = [
         f"{suite.name} of {plan.label}"
         for plan in run.plans
         for suite in run.suites
         if any(t.key not in runner.records.get(plan.label, {}) for t in suite.tasks(plan))
     ]
-    return tuple(names or [runner.following or ""])
+    return (*names, *runner.cut_short)
 
 
 def _note_times(run: Run, runner: _Runner, started: datetime, seconds: float) -> None:
