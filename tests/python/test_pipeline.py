@@ -318,7 +318,7 @@ def test_defaults(tiny_dir: Path) -> None:
     cpu, gpu = (complete(PipelineOptions(device=d), config) for d in ("cpu", "cuda:1"))
     assert (cpu.lengths, cpu.validate_length, cpu.plans) == ((1024, 2048), 4096, 2)
     assert (gpu.lengths, gpu.validate_length, gpu.plans) == ((2048, 4096), 8192, 4)
-    assert (cpu.refine, gpu.refine) == (False, True)
+    assert (cpu.refine, gpu.refine) == (False, False)
     assert (cpu.steps, gpu.steps) == (40, 300)
 
 

@@ -372,7 +372,6 @@ def test_profile_cost(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("gone/c", errno.ENOENT),
         ("file/c", errno.ENOTDIR),
-        ("taken", errno.EISDIR),
         ("n" * 300, errno.ENAMETOOLONG),
         ("locked/c", errno.EACCES),
     ],
@@ -386,13 +385,12 @@ def test_I15_an_output_that_cannot_be_written(
     code: int,
 ) -> None:
     (tmp_path / "file").touch()
-    (tmp_path / "taken.safetensors").mkdir()
     (tmp_path / "locked").mkdir()
     access = os.access
     monkeypatch.setattr(os, "access", lambda p, m: Path(p).name != "locked" and access(p, m))
     monkeypatch.setattr(run, "choose_samples", lambda *_: pytest.fail("the work has begun"))
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(IoError, match=r"output: .*: [A-Z]\w+") as error:
+    with pytest.raises(IoError, match=r"output(: parent directory)?: [A-Z]\w+") as error:
         profile(tiny_dir, calibration, tmp_path / name)
     assert error.value.errno == code
     assert sorted(tmp_path.rglob("*")) == before
@@ -401,3 +399,12 @@ def test_I15_an_output_that_cannot_be_written(
 def test_I15_an_output_without_a_name(tiny_dir: Path, calibration: Path) -> None:
     with pytest.raises(ArgumentError, match=r"output: got '\.', want the NAME"):
         profile(tiny_dir, calibration, Path())
+
+
+def test_I15_an_output_that_is_taken(
+    tiny_dir: Path, calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "choose_samples", lambda *_: pytest.fail("the work has begun"))
+    (tmp_path / "taken.safetensors").mkdir()
+    with pytest.raises(ArgumentError, match=r"output: got '.*taken.safetensors', a directory"):
+        profile(tiny_dir, calibration, tmp_path / "taken")

@@ -108,13 +108,16 @@ def check_magic(path: str | os.PathLike[str]) -> None:
 def check_file_target(path: Path) -> None:
     """Refuses, before the work, a path that `write_atomic` could not or must not write.
 
-    Raises ArgumentError for a directory or a device, IoError for a directory to write in that is
-    not there or takes no files.
+    Raises ArgumentError for a directory or a device, IoError for a name that cannot be and for a
+    directory to write in that is not there or takes no files.
     """
     text = os.fspath(path)
-    if path.is_dir():
+    with io_errors(path, "output"):
+        directory = path.is_dir()
+        other = path.exists() and not path.is_file()
+    if directory:
         raise ArgumentError(f"output: got {text!r}, a directory, want the name of a file")
-    if path.exists() and not path.is_file():
+    if other:
         raise ArgumentError(f"output: got {text!r}, not a regular file, want the name of one")
     parent = path.absolute().parent
     with io_errors(parent, "output: parent directory"):

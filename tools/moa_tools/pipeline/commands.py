@@ -49,12 +49,8 @@ def pipeline(
         int | None, typer.Option(help="Plans of each budget to validate: 2, on a GPU 4.")
     ] = None,
     refine: Annotated[
-        bool | None,
-        typer.Option(
-            "--refine/--no-refine",
-            help="Refine searched plans by their true loss. Default: on a GPU.",
-        ),
-    ] = None,
+        bool, typer.Option(help="Also refine searched plans by their true loss; for GPUs.")
+    ] = False,
     agreement: Annotated[
         bool, typer.Option(help="Also compare greedy answers with the dense model's.")
     ] = False,

@@ -31,8 +31,8 @@ class PipelineOptions:
     `validate_length`: twice the longest, or the model's limit. `max_length`: up to where the plans
     are for, at least as long as all of these. `steps`: of the gates' training, none by influence.
     `plans`: of each front, how many are validated.
-    `refine`: whether searched plans are refined by their true loss; None: on a GPU, where it takes
-    minutes.
+    `refine`: whether a searched plan of each budget is refined by its true loss and validated too,
+    which takes minutes on a GPU.
     `agreement`: whether greedy answers are compared too, which takes as long as the losses.
     """
 
@@ -49,7 +49,7 @@ class PipelineOptions:
     seed: int = 0
     solver: str = "cbc"
     plans: int | None = None
-    refine: bool | None = None
+    refine: bool = False
     agreement: bool = False
 
     @property
@@ -82,7 +82,6 @@ def complete(options: PipelineOptions, config: ModelConfig) -> PipelineOptions:
         lengths=lengths,
         validate_length=validate_length,
         plans=DEFAULT_PLANS[kind] if options.plans is None else options.plans,
-        refine=kind == "cuda" if options.refine is None else options.refine,
         steps=steps,
     )
 

@@ -5,10 +5,7 @@ A SHA-256 ties the two together. Nothing is ever unpickled.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ from moa_rt import (
     MAX_TOKENS,
     ArgumentError,
     FormatError,
-    IoError,
     MismatchError,
     ModelConfig,
     NumericError,
@@ -26,7 +22,7 @@ from moa_rt import (
 )
 
 from moa_tools import strict_json
-from moa_tools.files import check_magic, io_errors, read_bounded, write_atomic
+from moa_tools.files import check_file_target, check_magic, read_bounded, write_atomic
 from moa_tools.profile.cost_curves import CostCurve, CostCurves
 
 FORMAT = "moa_rt.cost_curves"
@@ -42,26 +38,12 @@ _CURVE_KEYS = {"length", "objective", "spans"}
 def check_target(path: Path) -> None:
     """Refuses, before hours of work, a NAME whose files could not be written.
 
-    Raises IoError, or ArgumentError for a path that has no name.
+    Raises IoError, or ArgumentError for what is no name for files.
     """
     if not path.name:
         raise ArgumentError(f"output: got {str(path)!r}, want the NAME of two files")
-    parent = path.absolute().parent
-    with io_errors(path, f"output: directory {parent}"):
-        mode = parent.stat().st_mode
-    if not stat.S_ISDIR(mode):
-        raise _refusal(errno.ENOTDIR, path, f"directory {parent}")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise _refusal(errno.EACCES, path, f"directory {parent}")
     for file in paths(path):
-        with io_errors(path, f"output: {file}"):
-            taken = file.is_dir()
-        if taken:
-            raise _refusal(errno.EISDIR, path, str(file))
-
-
-def _refusal(code: int, path: Path, item: str) -> IoError:
-    return IoError(code, f"{path}: output: {item}: {os.strerror(code)}", str(path))
+        check_file_target(file)
 
 
 def save(curves: CostCurves, path: Path) -> None:
