@@ -132,9 +132,9 @@ void decode_ratio(const char* goal, const Model& model, std::int64_t batch, cons
   const double base_us = timings[1].seconds / b.layers() * 1e6;
   std::printf(
       "{\"goal\": \"%s\", \"model\": \"%s\", \"batch\": %d, \"what\": \"%s\", \"us\": %.2f, "
-      "\"base_us\": %.2f, \"spread\": %.4f, \"ratio\": %.3f}\n",
+      "\"base_us\": %.2f, \"spread\": %.4f, \"base_spread\": %.4f, \"ratio\": %.3f}\n",
       goal, model.name, static_cast<int>(batch), what, us, base_us, timings[0].spread,
-      us / base_us);
+      timings[1].spread, us / base_us);
 }
 
 // One prompt from nothing, kernel alone.

@@ -41,7 +41,9 @@ def decode_times(run: Run) -> dict[tuple[str, str], list[OurTime]]:
         times = out.setdefault((model, plan), [])
         times.append(OurTime(row.figures["us"], row.figures.get("spread")))
         if "dense" in what:
-            out.setdefault((model, "dense"), []).append(OurTime(row.figures["base_us"], None))
+            out.setdefault((model, "dense"), []).append(
+                OurTime(row.figures["base_us"], row.figures.get("base_spread"))
+            )
     return out
 
 
