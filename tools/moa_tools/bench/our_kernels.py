@@ -31,7 +31,8 @@ class OurTime:
 def decode_times(run: Run) -> dict[tuple[str, str], list[OurTime]]:
     """(model, plan) of an 8 x 8192 layer -> our kernel's times, one for each time it ran.
 
-    A row's spread is that of its first time; the base that it is a ratio of has none.
+    A row has the time of a plan and of the base that it is a ratio of, each with its spread in runs
+    since both are stored.
     """
     out: dict[tuple[str, str], list[OurTime]] = {}
     rows = [row for goal in ("D4", "D3") for row in run.select(KERNELS, OURS, goal=goal, batch=8)]
