@@ -18,7 +18,10 @@ namespace moa_rt::cuda::bench {
 class Products {
  public:
   Products(std::int64_t outputs, std::int64_t inputs)
-      : outputs_(outputs), inputs_(inputs), backend_({DeviceType::kCuda, 0}), blas_(0) {
+      : outputs_(outputs),
+        inputs_(inputs),
+        backend_({DeviceType::kCuda, 0}),
+        blas_(backend_.device().index) {
     Allocator& memory = backend_.allocator();
     workspace_ = Storage(memory, BlasMatmul::kWorkspaceBytes);
     x_ = Storage(memory, kMostRows * inputs * 4);

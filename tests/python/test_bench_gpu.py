@@ -29,7 +29,7 @@ from moa_tools.bench.decode_run import Decode, Setting
 from moa_tools.bench.end_to_end import Job
 from moa_tools.bench.options import GpuOptions
 from moa_tools.bench.random_model import ready_model, remove_parts, write_model
-from moa_tools.bench.record import Missing, Row, Run, load, parse_row
+from moa_tools.bench.record import NOT_ASKED, Missing, Row, Run, load, parse_row
 from moa_tools.bench.table import render
 from moa_tools.cli import main
 
@@ -50,11 +50,11 @@ def dry(work_dir: Path, **fields: Any) -> GpuOptions:
 
 
 def asked_and_missing(run: Run) -> list[Missing]:
-    return [missing for missing in run.missing if missing.reason != gpu._NOT_ASKED]
+    return [missing for missing in run.missing if missing.reason != NOT_ASKED]
 
 
 def not_asked(run: Run) -> list[str]:
-    return [missing.what for missing in run.missing if missing.reason == gpu._NOT_ASKED]
+    return [missing.what for missing in run.missing if missing.reason == NOT_ASKED]
 
 
 def test_a_random_model_opens_and_decodes(tmp_path: Path) -> None:

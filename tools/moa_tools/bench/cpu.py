@@ -15,7 +15,7 @@ from moa_rt import ArgumentError, AttentionPlan, ModelConfig
 from moa_tools.bench import cpu_systems, decode_run, environment
 from moa_tools.bench.cpu_rows import Timing, row
 from moa_tools.bench.cpu_systems import Contender, Task
-from moa_tools.bench.record import Missing, Row, Run
+from moa_tools.bench.record import NOT_ASKED, Missing, Row, Run
 from moa_tools.bench.roofline import step_cache_bytes, step_weight_bytes
 from moa_tools.bench.statistics import rotation
 
@@ -99,7 +99,7 @@ def _contenders(
         yield OURS, name, run, size + step_cache_bytes(plan, config, dtype, task.budget, length)
     for name, prepare in cpu_systems.PEERS.items():
         if options.peers is not None and name not in options.peers:
-            yield Missing(name, "was not asked for")
+            yield Missing(name, NOT_ASKED)
             continue
         try:
             run = prepare(task, stack)

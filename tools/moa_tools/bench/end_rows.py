@@ -6,13 +6,13 @@ rounds alone, and of our steps, timed one by one, none may be left out that thei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import fmean
 
 from moa_tools.bench.record import Row, Run
 from moa_tools.bench.roofline import share
-from moa_tools.bench.statistics import Extreme, Rounds, fastest, slowest
+from moa_tools.bench.statistics import Extreme, Rounds
 
 SECTION = "end to end"
 _RATES = ("tok_s", "TB_s", "share_of_roofline")
@@ -58,13 +58,7 @@ def select(run: Run, system: str | None = None, **case: str | int | float) -> li
     return [by_median(row) for row in run.select(SECTION, system, **case)]
 
 
-def fastest_tok_s(row: Row) -> tuple[float, Extreme]:
-    """Tokens a second of the row's fastest round, and what stands for that round."""
-    found = fastest(rounds_of(row.seconds) if row.seconds else None, row.figures.get("spread"))
-    return row.figures["tok_s"] / found.factor, found
-
-
-def slowest_tok_s(row: Row) -> tuple[float, Extreme]:
-    """Tokens a second of the row's slowest round, and what stands for that round."""
-    found = slowest(rounds_of(row.seconds) if row.seconds else None, row.figures.get("spread"))
+def tok_s_at(row: Row, extreme: Callable[..., Extreme]) -> tuple[float, Extreme]:
+    """Tokens a second of the row's `fastest` or `slowest` round, and what stands for that round."""
+    found = extreme(rounds_of(row.seconds) if row.seconds else None, row.figures.get("spread"))
     return row.figures["tok_s"] / found.factor, found

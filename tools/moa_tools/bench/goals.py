@@ -169,8 +169,8 @@ def _e4(run: Run, plan: str) -> list[Finding]:
 
 def _over(row: Row, base: Row, name: str, text: str) -> Finding:
     """Our slowest round over the base's fastest, in tokens a second."""
-    ours, our_round = end_rows.slowest_tok_s(row)
-    theirs, their_round = end_rows.fastest_tok_s(base)
+    ours, our_round = end_rows.tok_s_at(row, slowest)
+    theirs, their_round = end_rows.tok_s_at(base, fastest)
     return Finding(
         ours / theirs,
         f"{name} {theirs:.0f} tok/s at batch {base.case['batch']} ({their_round.what}), ours "

@@ -19,10 +19,11 @@ from moa_rt import ArgumentError, DeviceError, FormatError, MismatchError
 
 from moa_tools import strict_json
 from moa_tools.bench import ceilings, environment, section
+from moa_tools.bench.end_rows import SECTION
 from moa_tools.bench.huggingface import DYNAMIC
 from moa_tools.bench.options import GpuOptions
 from moa_tools.bench.random_model import remove_parts
-from moa_tools.bench.record import Missing, Row, Run, load, parse_row
+from moa_tools.bench.record import NOT_ASKED, Missing, Row, Run, load, parse_row
 
 # Seconds after which a section is stopped; what it has measured until then counts.
 LIMITS = {
@@ -38,7 +39,6 @@ LIMITS = {
 }
 _QUICK = ("ceilings", "kernels", "attention", "attention-flex")
 _LEAST_SECONDS = 5.0
-_NOT_ASKED = "was not asked for"
 
 
 def check_device(device: str) -> None:
@@ -152,12 +152,12 @@ def _name_not_asked(run: Run, every: Sequence[str]) -> None:
     """Names each section of `every` that neither this command nor one before it asked for."""
     named = [missing.what for missing in run.missing]
     left = [name for name in every if name not in run.sections and name not in named]
-    run.missing += [Missing(name, _NOT_ASKED) for name in left]
+    run.missing += [Missing(name, NOT_ASKED) for name in left]
 
 
 def _context(run: Run) -> dict[str, Any]:
     """What later sections need of earlier ones."""
-    first = run.select("end to end", DYNAMIC)[:1]
+    first = run.select(SECTION, DYNAMIC)[:1]
     return {
         "read_bytes_a_second": run.ceilings.get("read_TB_s", 0.0) * 1e12,
         "ladder": {name: first[0].case[name] for name in ("model", "setting", "batch")}

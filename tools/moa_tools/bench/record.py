@@ -61,6 +61,9 @@ class Row:
         return out
 
 
+NOT_ASKED = "was not asked for"
+
+
 @dataclass(frozen=True)
 class Missing:
     """A peer or a section without figures, and why."""

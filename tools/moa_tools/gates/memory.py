@@ -5,9 +5,12 @@ from __future__ import annotations
 from moa_rt import ModelConfig
 
 from moa_tools.gates.training import chunk_size
+from moa_tools.profile.memory import free_bytes
 from moa_tools.profile.memory import predict_memory as profile_memory
 
 _FLOAT = 4
+# Layers are computed once if all their graphs take no more than this share of what is free.
+_PLENTY = 0.5
 _STEP = 64
 # Buffers over query rows and keys that are alive at the worst moment of the mixture's backward.
 _SLABS = 6
@@ -34,6 +37,13 @@ def predict_memory(
     return (
         parts.weights + parts.layer_inputs + max(parts.logits, graphs * parts.layer_graph + buffers)
     )
+
+
+def is_scarce(config: ModelConfig, length: int, batch: int, item: int, device: str) -> bool:
+    """Whether the graphs of all layers would take too much of what is free."""
+    layers = config.num_hidden_layers
+    needed = predict_memory(config, length, batch, item, device, graphs=layers)
+    return needed > _PLENTY * free_bytes(device)
 
 
 def longest_that_fits(

@@ -48,7 +48,11 @@ def token_batch(samples: Sequence[Sample], device: torch.device) -> Tensor:
 
 def answer_positions(sample: Sample, limit: int) -> Tensor:
     """Where the answer's tokens are predicted; if there are more than `limit`, some of them."""
-    start, count = len(sample.prompt_ids) - 1, len(sample.answer_ids)
+    return spread_positions(len(sample.prompt_ids) - 1, len(sample.answer_ids), limit)
+
+
+def spread_positions(start: int, count: int, limit: int) -> Tensor:
+    """`count` positions from `start` on; if there are more than `limit`, so many evenly of them."""
     kept = min(count, limit)
     return start + (torch.arange(kept) * count) // kept
 

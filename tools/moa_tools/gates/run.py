@@ -36,8 +36,6 @@ OBJECTIVE = "joint"
 _SAVE_EVERY = 20  # steps
 # On a CPU a step may take half a minute; with this the file is never older than this and a step.
 _SAVE_SECONDS = 30.0
-# Layers are computed once if all their graphs take no more than this share of what is free.
-_PLENTY = 0.5
 # After an allocation failed although the prediction was within reach: what to trust of the length.
 _CAUTION = 0.8
 
@@ -201,11 +199,9 @@ def _fits(config: ModelConfig, options: GatesOptions, longest: int) -> str:
 
 
 def is_scarce(config: ModelConfig, length: int, options: GatesOptions) -> bool:
-    """Whether the graphs of all layers would take too much of what is free."""
-    item, batch, device = ITEM_BYTES[options.torch_dtype], options.batch_size, options.device
-    layers = config.num_hidden_layers
-    all_graphs = memory.predict_memory(config, length, batch, item, device, graphs=layers)
-    return all_graphs > _PLENTY * free_bytes(device)
+    """Whether layers are to be computed again in the backward pass."""
+    item = ITEM_BYTES[options.torch_dtype]
+    return memory.is_scarce(config, length, options.batch_size, item, options.device)
 
 
 def _check_memory(config: ModelConfig, length: int, options: GatesOptions) -> None:

@@ -25,7 +25,8 @@ def check(options: PipelineOptions, config: ModelConfig) -> None:
     curve_step.settings(options)
     step_options.for_search(options)
     for budget in options.budgets:
-        step_options.for_refine(options, budget)
+        if options.refine:
+            step_options.for_refine(options, budget)
         _check_budget(options, config, budget)
 
 

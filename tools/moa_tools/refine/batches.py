@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from moa_tools.gates.objective import dense_attention, token_batch
+from moa_tools.gates.objective import dense_attention, spread_positions, token_batch
 from moa_tools.hf.attention import hidden_states, layer_attention
 from moa_tools.refine.attention import span_attention
 
@@ -81,8 +81,7 @@ def _positions(sample: Sample, limit: int) -> Tensor:
     if part_of(sample) == TEXT:
         first = min(_FIRST, start)
         start, count = first, start + count - first
-    kept = min(count, limit)
-    return start + (torch.arange(kept) * count) // kept
+    return spread_positions(start, count, limit)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from moa_tools.calibrate.choose import choose_samples
 from moa_tools.calibrate.journal import Journal, key_of
 from moa_tools.calibrate.samples import SAMPLES, Sample
 from moa_tools.files import check_file_target, read_bounded, write_atomic
-from moa_tools.gates.memory import predict_memory
+from moa_tools.gates.memory import is_scarce
 from moa_tools.hf.load import load_model, torch_device
 from moa_tools.hf.numeric_type import ITEM_BYTES
 from moa_tools.profile.memory import free_bytes
@@ -255,13 +255,10 @@ def _can_remember(config: ModelConfig, batches: Sequence[Batch], options: Refine
 
 
 def _is_scarce(task: _Task, options: RefineOptions) -> bool:
-    """Whether the graphs of all layers would take more than half of what is free."""
-    config, longest = task.config, max(task.lengths)
-    item = ITEM_BYTES[options.torch_dtype]
+    """Whether layers are to be computed again in the backward pass."""
+    longest, item = max(task.lengths), ITEM_BYTES[options.torch_dtype]
     count = batch_size(longest, options.tokens)
-    layers = config.num_hidden_layers
-    needed = predict_memory(config, longest, count, item, options.device, graphs=layers)
-    return needed > 0.5 * free_bytes(options.device)
+    return is_scarce(task.config, longest, count, item, options.device)
 
 
 def _plan(task: _Task, start: str, climb: Climb, origin: Mapping[str, str]) -> AttentionPlan:
