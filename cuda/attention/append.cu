@@ -2,7 +2,7 @@
 // written into the slots after it.
 #include "cuda/attention/attention.h"
 #include "cuda/device/dispatch.h"
-#include "cuda/runtime/check.h"
+#include "cuda/runtime/launch.h"
 
 namespace moa_rt::cuda {
 namespace {
@@ -80,22 +80,22 @@ void launch_stage_chunk(const AttentionDims& dims, DType dtype, const float* qkv
   const auto blocks = static_cast<unsigned>((threads + kThreads - 1) / kThreads);
   dispatch_dtype(dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
-    stage_chunk<T><<<blocks, kThreads, 0, stream>>>(dims, qkv, rows, chunk);
+    launch_in_order("stage chunk", stage_chunk<T>, dim3(blocks), kThreads, 0, stream, dims, qkv,
+                    rows, chunk);
   });
-  check_launch("stage chunk");
 }
 
 void launch_append_chunk(const AppendArgs& args, cudaStream_t stream) {
   if (args.num_items == 0) return;
-  append_chunk<<<static_cast<unsigned>(args.num_items), kThreads, 0, stream>>>(args);
-  check_launch("append chunk");
+  launch_in_order("append chunk", append_chunk, dim3(static_cast<unsigned>(args.num_items)),
+                  kThreads, 0, stream, args);
 }
 
 void launch_take_back(const Segment* segments, std::int32_t count, std::int64_t position,
                       const std::byte* kept, std::int64_t head_bytes, cudaStream_t stream) {
-  take_back<<<static_cast<unsigned>(count), static_cast<unsigned>(head_bytes / 16), 0, stream>>>(
-      segments, position, kept, head_bytes);
-  check_launch("take_back");
+  launch_in_order("take_back", take_back, dim3(static_cast<unsigned>(count)),
+                  static_cast<int>(head_bytes / 16), 0, stream, segments, position, kept,
+                  head_bytes);
 }
 
 }  // namespace moa_rt::cuda

@@ -291,16 +291,12 @@ std::int32_t decode_slots(DType dtype, std::int32_t head_dim) {
     constexpr int kDim = decltype(dim)::value;
     const auto kernel = decode::decode_attention<T, kDim>;
     constexpr int kShared = decode::Shape<kDim>::kSharedBytes;
-    int device = 0;
-    int processors = 0;
     int blocks = 0;
-    check(cudaGetDevice(&device), "device");
-    check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "device");
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
           "decode attention: shared memory");
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, decode::kThreads, kShared),
           "decode attention: occupancy");
-    return static_cast<std::int32_t>(processors * blocks);
+    return device_attribute(cudaDevAttrMultiProcessorCount) * blocks;
   });
 }
 

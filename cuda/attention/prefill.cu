@@ -14,7 +14,7 @@
 #include "cuda/device/mma.cuh"
 #include "cuda/device/reduce.cuh"
 #include "cuda/device/softmax_state.cuh"
-#include "cuda/runtime/check.h"
+#include "cuda/runtime/launch.h"
 
 namespace moa_rt::cuda {
 namespace {
@@ -305,8 +305,8 @@ void launch_prefill_attention(const PrefillArgs& args, cudaStream_t stream) {
     constexpr int kShared = Shape<kDim>::kSharedBytes;
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
           "prefill attention: shared memory");
-    kernel<<<static_cast<unsigned>(args.num_items), kThreads, kShared, stream>>>(args);
-    check_launch("prefill attention");
+    launch_in_order("prefill attention", kernel, dim3(static_cast<unsigned>(args.num_items)),
+                    kThreads, kShared, stream, args);
   });
 }
 

@@ -13,7 +13,7 @@
 #include "cuda/attention/prefill_hopper_fetch.cuh"
 #include "cuda/attention/prefill_hopper_rows.cuh"
 #include "cuda/device/dispatch.h"
-#include "cuda/runtime/check.h"
+#include "cuda/runtime/launch.h"
 
 namespace moa_rt::cuda {
 namespace hopper {
@@ -200,14 +200,14 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 template <typename T, int D>
-void launch(const PrefillArgs& args, int processors, cudaStream_t stream) {
+void launch(const PrefillArgs& args, cudaStream_t stream) {
   const auto kernel = prefill_attention<T, D>;
   constexpr int kShared = Shape<D>::kSharedBytes;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared),
         "prefill attention: shared memory");
-  const int blocks = std::min(processors, args.num_items);
-  kernel<<<static_cast<unsigned>(blocks), kThreads, kShared, stream>>>(args);
-  check_launch("prefill attention (Hopper)");
+  const int blocks = std::min(device_attribute(cudaDevAttrMultiProcessorCount), args.num_items);
+  launch_in_order("prefill attention (Hopper)", kernel, dim3(static_cast<unsigned>(blocks)),
+                  kThreads, kShared, stream, args);
 }
 
 }  // namespace
@@ -215,19 +215,13 @@ void launch(const PrefillArgs& args, int processors, cudaStream_t stream) {
 
 bool launch_prefill_hopper(const PrefillArgs& args, cudaStream_t stream) {
   if (args.dims.head_dim != 64 && args.dims.head_dim != 128) return false;
-  int device = 0;
-  int major = 0;
-  check(cudaGetDevice(&device), "device");
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device");
-  if (major != 9) return false;
-  int processors = 0;
-  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "device");
+  if (device_attribute(cudaDevAttrComputeCapabilityMajor) != 9) return false;
   dispatch_dtype(args.dtype, [&](auto tag) {
     using T = typename decltype(tag)::Type;
     if (args.dims.head_dim == 64) {
-      hopper::launch<T, 64>(args, processors, stream);
+      hopper::launch<T, 64>(args, stream);
     } else {
-      hopper::launch<T, 128>(args, processors, stream);
+      hopper::launch<T, 128>(args, stream);
     }
   });
   return true;

@@ -1,7 +1,7 @@
 #include "cuda/bench/device_fill.h"
 
 #include "cuda/device/numeric.cuh"
-#include "cuda/runtime/check.h"
+#include "cuda/runtime/launch.h"
 
 namespace moa_rt::cuda::bench {
 namespace {
@@ -47,19 +47,19 @@ __global__ void read(const uint4* data, std::int64_t count, float* sink) {
 
 void fill_bf16(void* data, std::int64_t count, std::uint32_t seed, float scale,
                cudaStream_t stream) {
-  fill<<<kBlocks, kThreads, 0, stream>>>(static_cast<Bf16*>(data), count, seed, scale);
-  check_launch("fill");
+  launch_in_order("fill", fill<Bf16>, dim3(kBlocks), kThreads, 0, stream, static_cast<Bf16*>(data),
+                  count, seed, scale);
 }
 
 void fill_f32(float* data, std::int64_t count, std::uint32_t seed, float scale,
               cudaStream_t stream) {
-  fill<<<kBlocks, kThreads, 0, stream>>>(data, count, seed, scale);
-  check_launch("fill");
+  launch_in_order("fill", fill<float>, dim3(kBlocks), kThreads, 0, stream, data, count, seed,
+                  scale);
 }
 
 void read_all(const void* data, std::int64_t bytes, float* sink, cudaStream_t stream) {
-  read<<<kBlocks, kThreads, 0, stream>>>(static_cast<const uint4*>(data), bytes / 16, sink);
-  check_launch("read");
+  launch_in_order("read", read, dim3(kBlocks), kThreads, 0, stream, static_cast<const uint4*>(data),
+                  bytes / 16, sink);
 }
 
 }  // namespace moa_rt::cuda::bench

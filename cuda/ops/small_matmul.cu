@@ -296,16 +296,8 @@ __global__ void __launch_bounds__(kThreads, 1) multiply(Args args) {
 }
 
 struct DeviceLimits {
-  int processors = 0;
-  int shared_bytes = 0;  // of a block
-
-  DeviceLimits() {
-    int device = 0;
-    check(cudaGetDevice(&device), "device");
-    check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device), "device");
-    check(cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-          "device");
-  }
+  int processors = device_attribute(cudaDevAttrMultiProcessorCount);
+  int shared_bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);  // of a block
 };
 
 // Calls body with the number of stages, as many as fit beside the inputs.

@@ -29,4 +29,12 @@ void check(cudaError_t status, const char* what) {
   throw DeviceError(message);
 }
 
+int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0;
+  int value = 0;
+  check(cudaGetDevice(&device), "device");
+  check(cudaDeviceGetAttribute(&value, attribute, device), "device");
+  return value;
+}
+
 }  // namespace moa_rt::cuda

@@ -1,4 +1,4 @@
-// Every call of the CUDA runtime and every launch goes through here.
+// Every call of the CUDA runtime goes through here.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,7 +8,7 @@ namespace moa_rt::cuda {
 // Throws ResourceError where memory is short and DeviceError otherwise; the message names `what`.
 void check(cudaError_t status, const char* what);
 
-// After a launch.
-inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
+// Of the current device.
+int device_attribute(cudaDeviceAttr attribute);
 
 }  // namespace moa_rt::cuda

@@ -35,10 +35,12 @@ class Capture {
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "capture");
   }
   ~Capture() {
+    if (ended_) return;
     cudaGraph_t graph = nullptr;
-    if (!ended_ && cudaStreamEndCapture(stream_, &graph) == cudaSuccess && graph != nullptr) {
+    if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess && graph != nullptr) {
       cudaGraphDestroy(graph);
     }
+    cudaGetLastError();  // that the capture was spoilt must not fail a later call
   }
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;

@@ -152,6 +152,17 @@ TEST(CudaAttentionOnce, decode_after_a_rollback) {
   world.expect_defined(s, 2, false, "after rollback");
 }
 
+// The last error of a thread stays until somebody asks for it.
+TEST(CudaAttentionOnce, an_error_of_the_program_around_is_not_taken_for_ours) {
+  CudaWorld world(kShape, DType::kBF16);
+  CudaSequence s = world.sequence({{64, 128}, {64, 500}}, 302, 43);
+  ASSERT_EQ(cudaSetDevice(-1), cudaErrorInvalidDevice);
+  EXPECT_NO_THROW(world.step({{&s, 301}}));
+  EXPECT_NO_THROW(world.step({{&s, 1}}));
+  cudaGetLastError();
+  world.expect_defined(s, 1, true, "after an error");
+}
+
 // L1: a NaN in one sequence reaches no other.
 TEST(CudaAttentionOnce, L1_a_nan_stays_in_its_sequence) {
   CudaWorld world(kShape, DType::kBF16);
