@@ -29,7 +29,6 @@ void StepTables::set_rows(std::span<const SequenceSlice> slices) {
   rows_.clear();
   row_values_.clear();
   for (const SequenceSlice& slice : slices) {
-    rows_.push_back({slice.row, slice.count, slice.position});
     for (std::int64_t i = 0; i < slice.count; ++i) {
       row_values_.push_back(static_cast<std::int32_t>(slice.position + i));
     }
@@ -41,6 +40,9 @@ void StepTables::set_rows(std::span<const SequenceSlice> slices) {
                        static_cast<std::int32_t>(index));
   }
   uploader_.upload(workspace_ + layout_.row_slices, row_values_.data(), bytes_of(row_values_));
+  for (const SequenceSlice& slice : slices) {
+    rows_.push_back({slice.row, slice.count, slice.position});
+  }
 }
 
 void StepTables::make_segments(const AttentionShape& shape, std::int64_t layer,
@@ -81,10 +83,12 @@ StepTables::Layer StepTables::layer(const AttentionShape& shape, std::int64_t la
     if (static_cast<std::int64_t>(segments_.size()) > layout_.max_segments) {
       throw InternalError("cuda: more sequences in a step than were reserved for");
     }
-    table.segments = segments_;
+    table.segments.clear();
+    table.launches.clear();
     uploader_.upload(segments, segments_.data(), bytes_of(segments_));
-    schedule(shape, table);
+    schedule(shape, table.launches);
     uploader_.upload(items, decode_items_.data(), bytes_of(decode_items_));
+    table.segments = segments_;
   }
   return {.segments = reinterpret_cast<const Segment*>(segments),
           .decode = reinterpret_cast<const DecodeItem*>(items),
@@ -92,22 +96,21 @@ StepTables::Layer StepTables::layer(const AttentionShape& shape, std::int64_t la
 }
 
 // As few launches as the room for partial results allows, each of whole sequences.
-void StepTables::schedule(const AttentionShape& shape, LayerTable& table) {
+void StepTables::schedule(const AttentionShape& shape, std::vector<DecodeLaunch>& launches) {
   const std::int64_t group = shape.num_query_heads / shape.num_kv_heads;
   const auto heads = static_cast<std::size_t>(shape.num_kv_heads);
-  const std::size_t sequences = table.segments.size() / heads;
-  table.launches.clear();
+  const std::size_t sequences = segments_.size() / heads;
   decode_items_.clear();
   const auto step = static_cast<std::size_t>(layout_.sequences_per_launch);
   for (std::size_t first = 0; first < sequences; first += step) {
     const std::size_t count = std::min(step, sequences - first);
-    const auto part = std::span(table.segments).subspan(first * heads, count * heads);
+    const auto part = std::span(segments_).subspan(first * heads, count * heads);
     const std::int64_t partials =
         schedule_decode(part, shape.num_kv_heads, group, slots_, launch_items_);
     if (partials > layout_.max_partials) throw InternalError("cuda: decode schedule too long");
     if (launch_items_.empty()) continue;
-    table.launches.push_back({.first = static_cast<std::int64_t>(decode_items_.size()),
-                              .count = static_cast<std::int64_t>(launch_items_.size())});
+    launches.push_back({.first = static_cast<std::int64_t>(decode_items_.size()),
+                        .count = static_cast<std::int64_t>(launch_items_.size())});
     decode_items_.insert(decode_items_.end(), launch_items_.begin(), launch_items_.end());
   }
   if (static_cast<std::int64_t>(decode_items_.size()) > layout_.max_decode_items) {

@@ -56,12 +56,14 @@ class StepTables {
   };
   void make_segments(const AttentionShape& shape, std::int64_t layer,
                      std::span<const SequenceSlice> slices);
-  void schedule(const AttentionShape& shape, LayerTable& table);
+  void schedule(const AttentionShape& shape, std::vector<DecodeLaunch>& launches);
 
   WorkspaceLayout layout_;
   std::byte* workspace_;
   std::int64_t slots_;
   Uploader& uploader_;
+  // What lies on the device. Each is forgotten before its upload and kept after it: what a failed
+  // step left half done is uploaded again.
   std::vector<Row> rows_;
   std::vector<LayerTable> layers_;
   // Reused, so that a step allocates nothing once they have grown.

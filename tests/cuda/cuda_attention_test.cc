@@ -156,7 +156,7 @@ TEST(CudaAttentionOnce, decode_after_a_rollback) {
 TEST(CudaAttentionOnce, an_error_of_the_program_around_is_not_taken_for_ours) {
   CudaWorld world(kShape, DType::kBF16);
   CudaSequence s = world.sequence({{64, 128}, {64, 500}}, 302, 43);
-  ASSERT_EQ(cudaSetDevice(-1), cudaErrorInvalidDevice);
+  ASSERT_NE(cudaSetDevice(-1), cudaSuccess);
   EXPECT_NO_THROW(world.step({{&s, 301}}));
   EXPECT_NO_THROW(world.step({{&s, 1}}));
   cudaGetLastError();
