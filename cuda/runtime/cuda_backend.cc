@@ -114,6 +114,7 @@ Matrix CudaBackend::load_matrix(std::int64_t rows, std::int64_t cols, DType dtyp
   const std::int64_t block_bytes = block_rows * row_bytes;
   const PinnedBuffer buffer(2 * block_bytes);
   const std::array<Event, 2> sent = {make_event(), make_event()};
+  const StreamWait wait(stream_.get());  // the reader may throw while the other block travels
   std::size_t side = 0;
   for (std::int64_t row = 0; row < rows; row += block_rows, side ^= 1) {
     const std::int64_t count = std::min(block_rows, rows - row);

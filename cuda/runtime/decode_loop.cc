@@ -117,6 +117,7 @@ CudaDecodeLoop::CudaDecodeLoop(CudaBackend& backend, const BackendLimits& limits
       padding_(backend.allocator(), padding_layout(limits)),
       memory_(backend.allocator(), layout_.total_bytes) {
   const DeviceGuard guard(backend_.device().index);
+  const StreamWait wait(backend_.stream());  // memory may run short while tables travel
   uploader_ = Uploader(upload_bytes(layout_), backend_.stream());
   check(cudaMemsetAsync(memory_.data(), 0, static_cast<std::size_t>(layout_.total_bytes),
                         backend_.stream()),

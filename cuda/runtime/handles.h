@@ -65,6 +65,19 @@ using BlasDescription = BlasOwner<cublasLtMatmulDesc_t, &CublasLt::destroy_descr
 using BlasLayout = BlasOwner<cublasLtMatrixLayout_t, &CublasLt::destroy_layout>;
 using BlasPreference = BlasOwner<cublasLtMatmulPreference_t, &CublasLt::destroy_preference>;
 
+// Waits for a stream where its scope ends, however it ends: for scopes and constructors that may
+// leave by an exception while page-locked memory of theirs still travels.
+class StreamWait {
+ public:
+  explicit StreamWait(cudaStream_t stream) : stream_(stream) {}
+  ~StreamWait() { cudaStreamSynchronize(stream_); }
+  StreamWait(const StreamWait&) = delete;
+  StreamWait& operator=(const StreamWait&) = delete;
+
+ private:
+  cudaStream_t stream_;
+};
+
 Stream make_stream();
 Event make_event();  // without timing
 

@@ -3,10 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <memory>
+
 #include "cuda/runtime/device_allocator.h"
 #include "cuda/runtime/device_memory.h"
 #include "moa_rt/engine.h"
 #include "moa_rt/error.h"
+#include "ops/backend.h"
 #include "support/temp_dir.h"
 #include "support/tiny_model.h"
 
@@ -135,6 +139,22 @@ TEST_F(CudaMemoryTest, blocks_come_from_what_was_set_aside_and_then_from_the_dev
   Storage again(allocator, 40 * kMiB);
   EXPECT_EQ(free_now(), before);
   EXPECT_EQ(allocator.calls(), 4);
+}
+
+// A file that breaks off in its second block, while the first is on its way.
+TEST_F(CudaMemoryTest, a_matrix_that_cannot_be_read_leaves_nothing_behind) {
+  const std::unique_ptr<Backend> backend = make_cuda_backend({DeviceType::kCuda, 0});
+  constexpr std::int64_t kRows = 5000, kCols = 4096;  // two blocks of 16 MiB and more
+  bool breaks = true;
+  const auto reader = [&](std::int64_t row, std::int64_t, std::span<std::byte> out) {
+    if (breaks && row > 0) throw FormatError("broken off");
+    std::ranges::fill(out, std::byte{1});
+  };
+  EXPECT_THROW((void)backend->load_matrix(kRows, kCols, DType::kBF16, reader), FormatError);
+  EXPECT_EQ(backend->allocator().live_bytes(), 0);
+  breaks = false;
+  const Matrix whole = backend->load_matrix(kRows, kCols, DType::kBF16, reader);
+  EXPECT_EQ(backend->allocator().live_bytes(), kRows * kCols * 2);
 }
 
 // cudaMalloc and cudaFree wait for the device; sequences that come and go make neither.
