@@ -34,7 +34,7 @@ inline double matmul_ceiling() {
   constexpr std::int64_t kSize = 8192;
   CudaBackend backend({DeviceType::kCuda, 0});
   const cudaStream_t stream = backend.stream();
-  BlasMatmul blas(backend.device().index);
+  BlasMatmul blas(backend.context());
   Allocator& memory = backend.allocator();
   const Storage workspace(memory, BlasMatmul::kWorkspaceBytes);
   const Storage x(memory, kSize * kSize * 2), out(memory, kSize * kSize * 4);

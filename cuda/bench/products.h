@@ -21,7 +21,7 @@ class Products {
       : outputs_(outputs),
         inputs_(inputs),
         backend_({DeviceType::kCuda, 0}),
-        blas_(backend_.device().index) {
+        blas_(backend_.context()) {
     Allocator& memory = backend_.allocator();
     workspace_ = Storage(memory, BlasMatmul::kWorkspaceBytes);
     x_ = Storage(memory, kMostRows * inputs * 4);

@@ -30,7 +30,7 @@ SmallMatmul small_product(const Tensor& x, const Matrix& weight, Tensor& out) {
 void CudaBackend::matmul(const Tensor& x, const Matrix& weight, const Tensor* bias, bool accumulate,
                          Tensor& out) {
   if (x.dim(0) == 0) return;
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   if (is_small(x.dim(0), weight)) {
     SmallMatmul product = small_product(x, weight, out);
     product.bias = data_or_null(bias);
@@ -46,7 +46,7 @@ void CudaBackend::matmul(const Tensor& x, const Matrix& weight, const Tensor* bi
 void CudaBackend::norm_matmul(const Tensor& x, const NormArgs& norm, const Matrix& weight,
                               const Tensor* bias, Tensor& /*normed*/, Tensor& out) {
   if (x.dim(0) == 0) return;
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   if (!is_small(x.dim(0), weight)) {
     multiply_rounded(round_norm(x, norm, weight.dtype), x.dim(0), weight, bias, false, out);
     return;
@@ -61,7 +61,7 @@ void CudaBackend::norm_matmul(const Tensor& x, const NormArgs& norm, const Matri
 void CudaBackend::mlp(const MlpArgs& args, Tensor& x) {
   const std::int64_t rows = x.dim(0);
   if (rows == 0) return;
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   if (is_small(rows, *args.gate_up)) {
     SmallMatmul product = small_product(x, *args.gate_up, *args.gated);
     product.norm = args.norm.weight->data<float>();

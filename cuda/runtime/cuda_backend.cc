@@ -25,30 +25,29 @@ AttentionDims dims_of(const AttentionShape& shape) {
           .head_dim = static_cast<std::int32_t>(shape.head_dim)};
 }
 
-Stream make_stream_on(int device) {
-  const DeviceGuard guard(device);
-  return make_stream();
-}
-
 }  // namespace
 
 CudaBackend::CudaBackend(const Device& device)
-    : allocator_(device.index),
-      description_(judge_device(device, ask_device(device))),
-      stream_(make_stream_on(device.index)),
-      blas_(device.index) {
-  const DeviceGuard guard(device.index);
-  uploader_ = Uploader(kUploadBytes, stream_.get());
+    : description_(judge_device(device, ask_device(device))),
+      allocator_(device.index),
+      guard_(std::in_place, context()),
+      stream_(make_stream()),
+      uploader_(kUploadBytes, stream_.get()),
+      blas_(context()) {
+  guard_.reset();
 }
 
 // What still runs must not outlive its memory; a lost device has nothing running.
-CudaBackend::~CudaBackend() { cudaStreamSynchronize(stream_.get()); }
+CudaBackend::~CudaBackend() {
+  guard_.emplace(context(), std::nothrow);
+  cudaStreamSynchronize(stream_.get());
+}
 
 bool CudaBackend::supports_head_dim(std::int64_t head_dim) const {
   return head_dim == 64 || head_dim == 80 || head_dim == 96 || head_dim == 128;
 }
 
-std::int64_t CudaBackend::free_bytes() const { return free_device_bytes(device().index); }
+std::int64_t CudaBackend::free_bytes() const { return free_device_bytes(context()); }
 
 std::int64_t CudaBackend::runtime_bytes() const { return device_runtime_bytes(); }
 
@@ -56,10 +55,10 @@ void CudaBackend::set_aside(std::int64_t bytes, std::int64_t blocks) {
   allocator_.set_aside(bytes, blocks);
 }
 
-void CudaBackend::check_alive() const { check_device_alive(device(), stream_.get()); }
+void CudaBackend::check_alive() const { check_device_alive(device(), context(), stream_.get()); }
 
 std::int64_t CudaBackend::slots(const BackendLimits& limits) const {
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   return decode_slots(limits.dtype, static_cast<std::int32_t>(limits.attention.head_dim));
 }
 
@@ -70,7 +69,7 @@ std::int64_t CudaBackend::workspace_bytes(const BackendLimits& limits) const {
 }
 
 void CudaBackend::reserve(const BackendLimits& limits) {
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   const std::int64_t group = limits.attention.num_query_heads / limits.attention.num_kv_heads;
   if (group > kPrefillTileRows) {
     throw UnsupportedError(describe({.item = "cuda",
@@ -103,7 +102,7 @@ std::int64_t CudaBackend::matrix_bytes(std::int64_t rows, std::int64_t cols, DTy
 // Through two page-locked blocks: one is read from the file while the other travels.
 Matrix CudaBackend::load_matrix(std::int64_t rows, std::int64_t cols, DType dtype,
                                 const RowReader& reader) {
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   Matrix matrix{.rows = rows,
                 .cols = cols,
                 .dtype = dtype,
@@ -132,7 +131,7 @@ Matrix CudaBackend::load_matrix(std::int64_t rows, std::int64_t cols, DType dtyp
 }
 
 void CudaBackend::copy_to_device(Tensor& destination, const void* source) {
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   check(cudaMemcpyAsync(destination.data<void>(), source,
                         static_cast<std::size_t>(destination.bytes()), cudaMemcpyHostToDevice,
                         stream_.get()),
@@ -141,7 +140,7 @@ void CudaBackend::copy_to_device(Tensor& destination, const void* source) {
 }
 
 void CudaBackend::copy_to_host(void* destination, const Tensor& source) {
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   check(cudaMemcpyAsync(destination, source.data<void>(), static_cast<std::size_t>(source.bytes()),
                         cudaMemcpyDeviceToHost, stream_.get()),
         "copy to host");
@@ -149,14 +148,14 @@ void CudaBackend::copy_to_host(void* destination, const Tensor& source) {
 }
 
 const float* CudaBackend::host_floats(const Tensor& x) {
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   if (read_back_.bytes() < x.bytes()) read_back_ = PinnedBuffer(x.bytes());
   copy_to_host(read_back_.data(), x);
   return reinterpret_cast<const float*>(read_back_.data());
 }
 
 void CudaBackend::embed(const Matrix& table, std::span<const std::int32_t> tokens, Tensor& out) {
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   const std::int32_t* ids = nullptr;
   if (loop_ != nullptr) {
     ids = loop_->tables().tokens();
@@ -170,18 +169,18 @@ void CudaBackend::embed(const Matrix& table, std::span<const std::int32_t> token
 }
 
 void CudaBackend::rms_norm(const Tensor& x, const Tensor& weight, double eps, Tensor& out) {
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   launch_rms_norm(x.data<float>(), weight.data<float>(), static_cast<float>(eps), x.dim(0),
                   x.dim(1), out.data<float>(), stream_.get());
 }
 
 void CudaBackend::silu_mul(const Tensor& gate_up, Tensor& out) {
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   launch_silu_mul(gate_up.data<float>(), out.dim(0), out.dim(1), out.data<float>(), stream_.get());
 }
 
 void CudaBackend::rope_append(const RopeArgs& args, Tensor& qkv) {
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   RopeKernelArgs launch{.dims = dims_of(args.shape),
                         .dtype = limits_.dtype,
                         .rows = static_cast<std::int32_t>(qkv.dim(0)),
@@ -210,7 +209,7 @@ void CudaBackend::rope_append(const RopeArgs& args, Tensor& qkv) {
 }
 
 void CudaBackend::attention(const AttentionArgs& args, const Tensor& qkv, Tensor& out) {
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   if (loop_ != nullptr) {
     decode_recorded(args, qkv, out);
     return;
@@ -287,7 +286,7 @@ void CudaBackend::prefill(const AttentionArgs& args, const StepTables::Layer& la
 }
 
 void CudaBackend::gather_rows(const Tensor& x, std::span<const std::int64_t> index, Tensor& out) {
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   const std::int64_t* rows = nullptr;
   if (loop_ != nullptr) {
     rows = loop_->tables().row_index();
@@ -302,7 +301,7 @@ void CudaBackend::gather_rows(const Tensor& x, std::span<const std::int64_t> ind
 void CudaBackend::token_logprobs(const Tensor& logits, std::span<const std::int32_t> tokens,
                                  std::span<RowLogprob> out) {
   if (out.empty()) return;
-  const DeviceGuard guard(device().index);
+  const DeviceGuard guard(context());
   auto* const ids = workspace<std::int32_t>(tables().layout().targets);
   auto* const results = workspace<RowLogprob>(tables().layout().logprobs);
   uploader_.upload(ids, tokens.data(), static_cast<std::int64_t>(tokens.size_bytes()));

@@ -12,6 +12,7 @@
 
 #include "cuda/runtime/decode_loop.h"
 #include "cuda/runtime/device_allocator.h"
+#include "cuda/runtime/device_context.h"
 #include "cuda/runtime/handles.h"
 #include "cuda/runtime/matmul.h"
 #include "cuda/runtime/step_tables.h"
@@ -65,6 +66,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<DecodeLoop> decode_loop(const DecodeModel& model) override;
 
   cudaStream_t stream() const { return stream_.get(); }
+  const DeviceContext& context() const { return allocator_.context(); }
 
   // While it lives, operations take their tables from a loop instead of uploading their own.
   class LoopScope {
@@ -98,8 +100,9 @@ class CudaBackend final : public Backend {
                Tensor& out);
 
   // Order matters: memory goes back before its allocator and after the stream that uses it.
-  DeviceAllocator allocator_;
   std::string description_;
+  DeviceAllocator allocator_;
+  std::optional<DeviceGuard> guard_;  // while the members after it are made and destroyed
   Stream stream_;
   Uploader uploader_;
   BlasMatmul blas_;

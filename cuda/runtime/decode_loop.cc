@@ -111,12 +111,17 @@ CudaDecodeLoop::CudaDecodeLoop(CudaBackend& backend, const BackendLimits& limits
                                const WorkspaceLayout& workspace, std::int64_t slots,
                                DecodeModel model)
     : backend_(backend),
+      guard_(std::in_place, backend.context()),
       limits_(limits),
       model_(std::move(model)),
       layout_(limits, workspace),
       padding_(backend.allocator(), padding_layout(limits)),
       memory_(backend.allocator(), layout_.total_bytes) {
-  const DeviceGuard guard(backend_.device().index);
+  fill(slots);
+  guard_.reset();
+}
+
+void CudaDecodeLoop::fill(std::int64_t slots) {
   const StreamWait wait(backend_.stream());  // memory may run short while tables travel
   uploader_ = Uploader(upload_bytes(layout_), backend_.stream());
   check(cudaMemsetAsync(memory_.data(), 0, static_cast<std::size_t>(layout_.total_bytes),
@@ -125,7 +130,7 @@ CudaDecodeLoop::CudaDecodeLoop(CudaBackend& backend, const BackendLimits& limits
   check(cudaMemsetAsync(padding_.segment(0, 0).keys, 0, static_cast<std::size_t>(padding_.bytes()),
                         backend_.stream()),
         "decode loop");
-  tables_.emplace(layout_, memory_.data(), limits.attention, slots, padding_, uploader_);
+  tables_.emplace(layout_, memory_.data(), limits_.attention, slots, padding_, uploader_);
   rows_.resize(static_cast<std::size_t>(layout_.rows));
   results_.resize(rows_.size());
   firsts_.resize(rows_.size());
@@ -139,10 +144,13 @@ CudaDecodeLoop::CudaDecodeLoop(CudaBackend& backend, const BackendLimits& limits
 }
 
 // What still runs must not outlive its memory; a lost device has nothing running.
-CudaDecodeLoop::~CudaDecodeLoop() { cudaStreamSynchronize(backend_.stream()); }
+CudaDecodeLoop::~CudaDecodeLoop() {
+  guard_.emplace(backend_.context(), std::nothrow);
+  cudaStreamSynchronize(backend_.stream());
+}
 
 void CudaDecodeLoop::join(std::int64_t row, const DecodeSequence& sequence) {
-  const DeviceGuard guard(backend_.device().index);
+  const DeviceGuard guard(backend_.context());
   const RowState state = state_of(sequence);
   const RowLists lists(layout_.most_seen);
   std::byte* const base = memory_.data() + layout_.lists + row * lists.bytes;
@@ -171,7 +179,7 @@ void CudaDecodeLoop::join(std::int64_t row, const DecodeSequence& sequence) {
 }
 
 void CudaDecodeLoop::leave(std::int64_t row) {
-  const DeviceGuard guard(backend_.device().index);
+  const DeviceGuard guard(backend_.context());
   const RowState idle;
   const std::int32_t zero = 0;
   uploader_.upload(at<RowState>(layout_.states) + row, &idle, sizeof(idle));
@@ -182,7 +190,7 @@ void CudaDecodeLoop::leave(std::int64_t row) {
 }
 
 void CudaDecodeLoop::move(std::int64_t from, std::int64_t to) {
-  const DeviceGuard guard(backend_.device().index);
+  const DeviceGuard guard(backend_.context());
   const auto copy = [&](std::int64_t offset, std::int64_t bytes) {
     check(cudaMemcpyAsync(memory_.data() + offset + to * bytes,
                           memory_.data() + offset + from * bytes, static_cast<std::size_t>(bytes),
@@ -211,7 +219,7 @@ std::int64_t CudaDecodeLoop::bucket() const {
 // Beside a step under way: what it samples lies elsewhere by the time that this runs.
 std::span<const DecodeResult> CudaDecodeLoop::sample_first(std::span<const std::int64_t> rows,
                                                            const Tensor& logits) {
-  const DeviceGuard guard(backend_.device().index);
+  const DeviceGuard guard(backend_.context());
   const auto copy = [&](std::byte* target, const void* source, std::int64_t bytes) {
     check(cudaMemcpyAsync(target, source, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost,
                           backend_.stream()),
@@ -249,7 +257,7 @@ std::span<const DecodeResult> CudaDecodeLoop::sample_first(std::span<const std::
 }
 
 void CudaDecodeLoop::launch() {
-  const DeviceGuard guard(backend_.device().index);
+  const DeviceGuard guard(backend_.context());
   if (in_flight() == 2) throw InternalError("cuda: a third decode step in flight");
   const std::int64_t rows = bucket();
   tables_->prepare(rows);
@@ -289,7 +297,7 @@ void CudaDecodeLoop::send_results(std::int64_t rows) {
 }
 
 std::span<const DecodeResult> CudaDecodeLoop::collect() {
-  const DeviceGuard guard(backend_.device().index);
+  const DeviceGuard guard(backend_.context());
   if (in_flight() == 0) throw InternalError("cuda: no decode step in flight");
   const auto side = static_cast<std::size_t>(collected_ % 2);
   if (in_flight() == 1) ++counters_.waits;
@@ -306,14 +314,14 @@ std::span<const DecodeResult> CudaDecodeLoop::collect() {
 }
 
 void CudaDecodeLoop::take_back(std::int64_t row, KVCache& cache, std::int64_t position) {
-  const DeviceGuard guard(backend_.device().index);
+  const DeviceGuard guard(backend_.context());
   launch_take_back(tables_->upload_segments(cache), static_cast<std::int32_t>(layout_.heads),
                    position, tables_->kept(0) + row * layout_.heads * layout_.head_bytes,
                    layout_.head_bytes, backend_.stream());
 }
 
 void CudaDecodeLoop::wait() {
-  const DeviceGuard guard(backend_.device().index);
+  const DeviceGuard guard(backend_.context());
   ++counters_.waits;
   check(cudaStreamSynchronize(backend_.stream()), "decode loop");
 }

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cuda/attention/attention.h"
+#include "cuda/runtime/device_context.h"
 #include "cuda/runtime/handles.h"
 #include "cuda/runtime/loop_layout.h"
 #include "cuda/runtime/loop_tables.h"
@@ -64,6 +65,7 @@ class CudaDecodeLoop final : public DecodeLoop {
   T* at(std::int64_t offset) const {
     return reinterpret_cast<T*>(memory_.data() + offset);
   }
+  void fill(std::int64_t slots);
   std::int64_t bucket() const;
   Graph& graph(std::int64_t rows);
   Graph record(std::int64_t rows);
@@ -72,6 +74,7 @@ class CudaDecodeLoop final : public DecodeLoop {
   void send_results(std::int64_t rows);
 
   CudaBackend& backend_;
+  std::optional<DeviceGuard> guard_;  // while the members after it are made and destroyed
   BackendLimits limits_;
   DecodeModel model_;
   LoopLayout layout_;

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "core/message.h"
-#include "cuda/runtime/handles.h"
+#include "cuda/runtime/check.h"
 #include "moa_rt/error.h"
 
 namespace moa_rt::cuda {
@@ -12,8 +12,10 @@ namespace {
 // Vector loads and bulk copies want 16 and 128; whole lines of L2 are good for every reader.
 constexpr std::int64_t kBlockAlignment = 256;
 
-void* take(int device, std::int64_t bytes) {
-  const DeviceGuard guard(device);
+}  // namespace
+
+void* DeviceAllocator::take(std::int64_t bytes) const {
+  const DeviceGuard guard(context_);
   void* data = nullptr;
   const cudaError_t status = cudaMalloc(&data, static_cast<std::size_t>(bytes));
   if (status == cudaSuccess) return data;
@@ -22,21 +24,26 @@ void* take(int device, std::int64_t bytes) {
   std::size_t free = 0, total = 0;
   check(cudaMemGetInfo(&free, &total), "free memory");
   throw ResourceError(
-      describe({.item = device_name({DeviceType::kCuda, device}),
+      describe({.item = device_name(device()),
                 .field = "memory",
                 .got = std::to_string(free) + " bytes free of " + std::to_string(total),
                 .want = std::to_string(bytes) + " in one block"}));
 }
 
-}  // namespace
-
 // A lost device cannot give memory back; there is nobody to tell in a destructor.
-DeviceAllocator::~DeviceAllocator() { cudaFree(memory_); }
+void DeviceAllocator::give_back(void* data) const noexcept {
+  const DeviceGuard guard(context_, std::nothrow);
+  cudaFree(data);
+}
+
+DeviceAllocator::~DeviceAllocator() {
+  if (memory_ != nullptr) give_back(memory_);
+}
 
 void DeviceAllocator::set_aside(std::int64_t bytes, std::int64_t blocks) {
   if (arena_) throw InternalError("device memory set aside twice");
   const std::int64_t capacity = bytes + blocks * kBlockAlignment;
-  memory_ = static_cast<std::byte*>(take(device_, capacity));
+  memory_ = static_cast<std::byte*>(take(capacity));
   arena_.emplace(capacity, kBlockAlignment);
 }
 
@@ -45,7 +52,7 @@ void* DeviceAllocator::do_allocate(std::int64_t bytes) {
     const std::scoped_lock lock(mutex_);
     if (const auto offset = arena_->allocate(bytes)) return memory_ + *offset;
   }
-  return take(device_, bytes);
+  return take(bytes);
 }
 
 void DeviceAllocator::do_release(void* data, std::int64_t) noexcept {
@@ -54,7 +61,7 @@ void DeviceAllocator::do_release(void* data, std::int64_t) noexcept {
     const std::scoped_lock lock(mutex_);
     arena_->release(block - memory_);
   } else {
-    cudaFree(data);
+    give_back(data);
   }
 }
 

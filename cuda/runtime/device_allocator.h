@@ -6,6 +6,7 @@
 
 #include "core/allocator.h"
 #include "core/arena.h"
+#include "cuda/runtime/device_context.h"
 
 namespace moa_rt::cuda {
 
@@ -14,9 +15,11 @@ namespace moa_rt::cuda {
 // must not need them.
 class DeviceAllocator final : public Allocator {
  public:
-  explicit DeviceAllocator(int device) : device_(device) {}
+  // Makes the device's context if it is not there: only for a device that has been judged.
+  explicit DeviceAllocator(int device) : device_(device), context_(device) {}
   ~DeviceAllocator() override;
   Device device() const override { return {DeviceType::kCuda, device_}; }
+  const DeviceContext& context() const { return context_; }
 
   // Takes `bytes` from the device, once, for up to `blocks` blocks of that size together. Throws
   // ResourceError with what is free; nothing is held then.
@@ -25,8 +28,11 @@ class DeviceAllocator final : public Allocator {
  private:
   void* do_allocate(std::int64_t bytes) override;
   void do_release(void* data, std::int64_t bytes) noexcept override;
+  void* take(std::int64_t bytes) const;
+  void give_back(void* data) const noexcept;
 
   int device_;
+  DeviceContext context_;
   std::mutex mutex_;  // the arena
   std::optional<Arena> arena_;
   std::byte* memory_ = nullptr;  // of the arena

@@ -3,7 +3,7 @@
 #include "core/message.h"
 #include "cuda/runtime/check.h"
 #include "cuda/runtime/device_code.h"
-#include "cuda/runtime/handles.h"
+#include "cuda/runtime/device_context.h"
 #include "moa_rt/error.h"
 
 namespace moa_rt::cuda {
@@ -46,7 +46,8 @@ DeviceFacts ask_device(const Device& device) {
   facts.major = properties.major;
   facts.minor = properties.minor;
   if (facts.major < kOldestMajor) return facts;
-  const DeviceGuard guard(device.index);
+  const DeviceContext context(device.index);
+  const DeviceGuard guard(context);
   facts.code = find_device_code();
   cudaGetLastError();
   return facts;

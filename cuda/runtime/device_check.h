@@ -21,7 +21,8 @@ struct DeviceFacts {
   cudaError_t code = cudaSuccess;  // of finding machine code or PTX for it in this build
 };
 
-// Makes the context of the device if all is well with it. Throws DeviceError if it cannot.
+// Makes the context of the device if all is well with it. Throws DeviceError if it cannot,
+// ResourceError if memory is short.
 DeviceFacts ask_device(const Device& device);
 
 // "cuda:0 (NVIDIA H100 80GB HBM3, compute capability 9.0)". Throws DeviceError with got and want.

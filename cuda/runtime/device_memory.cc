@@ -1,7 +1,7 @@
 #include "cuda/runtime/device_memory.h"
 
 #include "core/message.h"
-#include "cuda/runtime/handles.h"
+#include "cuda/runtime/check.h"
 #include "moa_rt/error.h"
 
 namespace moa_rt::cuda {
@@ -16,16 +16,18 @@ constexpr std::int64_t kCodeBytes = std::int64_t{64} << 20;
 
 std::int64_t device_runtime_bytes() { return kContextBytes + kCodeBytes; }
 
-std::int64_t free_device_bytes(int device) {
-  const DeviceGuard guard(device);
+std::int64_t free_device_bytes(const DeviceContext& context) {
+  const DeviceGuard guard(context);
   std::size_t free = 0;
   std::size_t total = 0;
   check(cudaMemGetInfo(&free, &total), "free memory");
   return static_cast<std::int64_t>(free) + kContextBytes;
 }
 
-void check_device_alive(const Device& device, cudaStream_t stream) {
-  const cudaError_t status = cudaStreamQuery(stream);
+void check_device_alive(const Device& device, const DeviceContext& context, cudaStream_t stream) {
+  const DeviceGuard guard(context, std::nothrow);
+  const cudaError_t status =
+      guard.status() != cudaSuccess ? guard.status() : cudaStreamQuery(stream);
   if (status == cudaSuccess || status == cudaErrorNotReady) {
     cudaGetLastError();  // "not ready" is an answer, not an error
     return;

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cuda/runtime/device_context.h"
 #include "moa_rt/types.h"
 
 namespace moa_rt::cuda {
@@ -14,12 +15,11 @@ namespace moa_rt::cuda {
 // says.
 std::int64_t device_runtime_bytes();
 
-// What the driver says is free, and what of device_runtime_bytes() it has taken for our context,
-// which asking makes.
-std::int64_t free_device_bytes(int device);
+// What the driver says is free, and what of device_runtime_bytes() it has taken for the context.
+std::int64_t free_device_bytes(const DeviceContext& context);
 
 // Throws DeviceError if an error has ended the context of the stream, such as a kernel's fault: the
 // driver then refuses everything to this process for good.
-void check_device_alive(const Device& device, cudaStream_t stream);
+void check_device_alive(const Device& device, const DeviceContext& context, cudaStream_t stream);
 
 }  // namespace moa_rt::cuda

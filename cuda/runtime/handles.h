@@ -12,25 +12,6 @@
 
 namespace moa_rt::cuda {
 
-// Makes a device current for the calling thread until the end of the scope.
-class DeviceGuard {
- public:
-  explicit DeviceGuard(int device) {
-    check(cudaGetDevice(&previous_), "current device");
-    if (previous_ != device) check(cudaSetDevice(device), "set device");
-    restore_ = previous_ != device;
-  }
-  ~DeviceGuard() {
-    if (restore_) cudaSetDevice(previous_);
-  }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuard& operator=(const DeviceGuard&) = delete;
-
- private:
-  int previous_ = 0;
-  bool restore_ = false;
-};
-
 // A handle with the function that destroys it.
 template <typename Handle, auto Destroy>
 class Owner {

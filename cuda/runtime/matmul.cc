@@ -71,8 +71,8 @@ BlasPreference make_preference() {
 }  // namespace
 
 // A handle belongs to the device that is current when it is made.
-BlasMatmul::BlasMatmul(int device) {
-  const DeviceGuard guard(device);
+BlasMatmul::BlasMatmul(const DeviceContext& context) {
+  const DeviceGuard guard(context);
   cublasLtHandle_t handle = nullptr;
   check_blas(cublas_lt().create(&handle), "handle");
   handle_ = BlasHandle(handle);

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "core/tensor.h"
+#include "cuda/runtime/device_context.h"
 #include "cuda/runtime/handles.h"
 #include "ops/backend.h"
 
@@ -15,7 +16,7 @@ namespace moa_rt::cuda {
 class BlasMatmul {
  public:
   // For products on streams of this device.
-  explicit BlasMatmul(int device);
+  explicit BlasMatmul(const DeviceContext& context);
 
   static constexpr std::int64_t kWorkspaceBytes = std::int64_t{32} << 20;
 

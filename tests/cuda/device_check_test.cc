@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "cuda/runtime/check.h"
+#include "cuda/runtime/device_context.h"
 #include "moa_rt/error.h"
 #include "ops/backend.h"
 
@@ -118,6 +119,7 @@ TEST(DeviceCheckTest, I2_short_memory_is_told_from_a_broken_device) {
 // Through the driver of whatever machine this is.
 TEST(DeviceCheckTest, G14_a_device_that_no_machine_has) {
   EXPECT_THROW((void)make_cuda_backend({DeviceType::kCuda, 1000}), DeviceError);
+  EXPECT_THROW(DeviceContext{1000}, DeviceError);
 }
 
 }  // namespace
