@@ -122,6 +122,18 @@ TEST(CudaAttentionOnce, the_same_step_a_hundred_times_has_the_same_bits) {
   }
 }
 
+// One query of one head over eighty chunks, whose merge takes several rounds of loads.
+TEST(CudaAttentionOnce, decode_of_one_head_over_many_chunks) {
+  constexpr AttentionShape kOne{.num_query_heads = 1, .num_kv_heads = 1, .head_dim = 128};
+  CudaWorld world(kOne, DType::kBF16, 4096, 1, 20480);
+  CudaSequence s = world.sequence({{64, 20200}}, 20003, 53);
+  for (const std::int64_t count : {4096, 4096, 4096, 4096, 3616}) world.step({{&s, count}});
+  for (int i = 0; i < 3; ++i) {
+    world.step({{&s, 1}});
+    world.expect_defined(s, 1, true, "decode");
+  }
+}
+
 // More sequences than one launch has room for.
 TEST(CudaAttentionOnce, a_large_batch_takes_several_launches) {
   constexpr int kSequences = 300;
