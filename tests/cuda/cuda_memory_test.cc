@@ -91,15 +91,19 @@ TEST_F(CudaMemoryTest, I2_the_context_is_what_the_runtime_is_predicted_to_take) 
 TEST_F(CudaMemoryTest, G15_too_little_memory_is_refused_and_a_smaller_engine_opens) {
   EngineOptions large = options();
   large.kv_cache_bytes = std::int64_t{1} << 42;
+  const auto refused = [&] {
+    try {
+      Engine engine(dir_->path(), large);
+      FAIL() << "opened";
+    } catch (const ResourceError& error) {
+      EXPECT_THAT(error.what(), AllOf(HasSubstr("memory of cuda:0"), HasSubstr("missing"),
+                                      HasSubstr("largest batch that fits")));
+    }
+  };
+  refused();  // what the driver loads for the first question stays loaded
   const std::int64_t before = free_now();
-  try {
-    Engine engine(dir_->path(), large);
-    FAIL() << "opened";
-  } catch (const ResourceError& error) {
-    EXPECT_THAT(error.what(), AllOf(HasSubstr("memory of cuda:0"), HasSubstr("missing"),
-                                    HasSubstr("largest batch that fits")));
-  }
-  EXPECT_GT(free_now() + kDriverSlack, before);
+  for (int i = 0; i < 8; ++i) refused();
+  EXPECT_GE(free_now() + kDriverSlack, before);
   Engine smaller(dir_->path(), options());
   EXPECT_EQ(smaller.generate({{1, 2, 3}}, request(4))[0].token_ids.size(), 4u);
 }
