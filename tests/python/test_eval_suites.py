@@ -296,6 +296,13 @@ def test_the_command_end_to_end(
         (["--suite", "passkey", "--lengths", "x"], 2, "--lengths: got 'x'"),
         (["--suite", "passkey", "--lengths", "99999"], 2, "at most 65536"),
         (["--suite", "longbench", "--longbench", "none"], 7, "none"),
+        (
+            ["--suite", "perplexity", "--lengths", "400"],
+            2,
+            "--lengths: got a value for passkey, lines, kv, needles, effective-context, want it",
+        ),
+        (["--suite", "kv:2", "--text-length", "300"], 2, "left out: --suite is kv:2"),
+        (["--suite", "passkey,kv", "--mean-span", "64"], 2, "--mean-span: got a value for eff"),
         (["--suite", "passkey", "--reference", "other"], 2, "--reference: got 'other'"),
         (["--suite", "lines", "--facts", "-1"], 2, "--facts: got -1, want at least 0"),
         (["--suite", "kv", "--facts", "-1"], 2, "--facts: got -1, want at least 0"),

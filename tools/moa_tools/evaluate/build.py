@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +26,28 @@ NAMES = (
     longbench.LONGBENCH,
     longbench.LVEVAL,
 )
+
+# Settings that say what some suites measure, by the names of the command's options, and those
+# suites.
+READERS: dict[str, tuple[str, ...]] = {
+    "lengths": (*GENERATORS, effective.NAME),
+    "text": (perplexity.NAME,),
+    "text_length": (perplexity.NAME,),
+    "texts": (perplexity.NAME,),
+    "prompts": (divergence.NAME,),
+    "prompt_tokens": (divergence.NAME,),
+    "answer_tokens": (divergence.NAME,),
+    "mean_span": (effective.NAME,),
+    "ladder": (effective.NAME,),
+    "retrieval": (effective.NAME,),
+    "threshold": (effective.NAME,),
+    "longbench": (longbench.LONGBENCH,),
+    "lveval": (longbench.LVEVAL,),
+    "benchmark_prompts": (longbench.LONGBENCH, longbench.LVEVAL),
+    "benchmark_lengths": (longbench.LONGBENCH, longbench.LVEVAL),
+    "context": (longbench.LONGBENCH, longbench.LVEVAL),
+    "limit": (longbench.LONGBENCH, longbench.LVEVAL),
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,17 @@ def _parse(spec: str, grid: Grid) -> tuple[str, Grid]:
     if not facts.isascii() or not facts.isdecimal() or name not in {*GENERATORS, effective.NAME}:
         raise ArgumentError(f"--suite: got {spec!r}, want SUITE or SUITE:FACTS, as lines:4")
     return name, replace(grid, facts=int(facts))
+
+
+def check_readers(given: Collection[str], suites: Sequence[str]) -> None:
+    """Raises ArgumentError if an option was given that none of the suites asked for reads."""
+    names = {spec.partition(":")[0] for spec in suites}
+    for option, readers in READERS.items():
+        if option in given and not names.intersection(readers):
+            raise ArgumentError(
+                f"--{option.replace('_', '-')}: got a value for {', '.join(readers)}, "
+                f"want it left out: --suite is {','.join(suites)}"
+            )
 
 
 def check(request: Request) -> None:

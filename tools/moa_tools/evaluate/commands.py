@@ -25,7 +25,18 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
         raise ArgumentError(f"{option}: got {text!r}, want whole numbers, as 2048,4096") from None
 
 
+def _given(context: typer.Context) -> frozenset[str]:
+    """The options that the command line has."""
+    return frozenset(
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) is not None
+        and source.name == "COMMANDLINE"
+    )
+
+
 def eval_(
+    command: typer.Context,
     model: Annotated[Path, typer.Argument(help="Model directory.")],
     more_plans: Annotated[
         list[str] | None, typer.Argument(metavar="[PLAN...]", help="More plans.")
@@ -108,8 +119,9 @@ def eval_(
     config = ModelConfig.load(str(model))
     chosen = parse_plans([*(plans or []), *(more_plans or [])], config, force_plan)
     gpu = device.startswith("cuda")
+    names = tuple(part.strip() for part in suite.split(",") if part.strip())
     request = build.Request(
-        suites=tuple(part.strip() for part in suite.split(",") if part.strip()),
+        suites=names,
         lengths=_numbers(lengths, "--lengths"),
         grid=Grid(samples, depths, seed, facts, teacher_forced),
         texts=tuple(text or ()),
@@ -122,6 +134,7 @@ def eval_(
         benchmark=Settings(longbench, lveval, benchmark_prompts, benchmark_lengths, context, limit),
         task_tokens=524288 if gpu else 16384,
     )
+    build.check_readers(_given(command), names)
     suites = build.build_suites(request, config, Tokenizer.load(str(model)), chosen)
     name = model.resolve().name
     run = Run(
