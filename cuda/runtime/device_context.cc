@@ -1,10 +1,8 @@
 #include "cuda/runtime/device_context.h"
 
-#include <dlfcn.h>
-
 #include <string>
 
-#include "core/message.h"
+#include "cuda/runtime/shared_library.h"
 #include "moa_rt/error.h"
 
 namespace moa_rt::cuda {
@@ -19,30 +17,15 @@ struct Driver {
   decltype(&cuCtxPopCurrent) pop;
 };
 
-[[noreturn]] void refuse_library(const std::string& got) {
-  const char* const text = dlerror();
-  throw DeviceError(describe({.item = "NVIDIA driver",
-                              .got = got,
-                              .want = "libcuda.so.1",
-                              .note = text == nullptr ? "" : text}));
-}
-
-template <typename Function>
-void find(void* library, const char* name, Function& function) {
-  function = reinterpret_cast<Function>(dlsym(library, name));
-  if (function == nullptr) refuse_library(std::string("none with ") + name);
-}
-
-// Opened on first use, as the runtime opens it, and open until the process ends.
+// Opened on first use, as the runtime opens it.
 Driver open() {
-  void* const library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (library == nullptr) refuse_library("none");
+  const SharedLibrary library("NVIDIA driver", "libcuda.so.1", "none");
   Driver driver = {};
-  find(library, "cuInit", driver.init);
-  find(library, "cuDeviceGet", driver.device);
-  find(library, "cuDevicePrimaryCtxRetain", driver.retain);
-  find(library, "cuCtxPushCurrent_v2", driver.push);
-  find(library, "cuCtxPopCurrent_v2", driver.pop);
+  library.find("cuInit", driver.init);
+  library.find("cuDeviceGet", driver.device);
+  library.find("cuDevicePrimaryCtxRetain", driver.retain);
+  library.find("cuCtxPushCurrent_v2", driver.push);
+  library.find("cuCtxPopCurrent_v2", driver.pop);
   return driver;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -226,28 +227,36 @@ def test_a_refined_plan_loses_less_for_the_same_bytes(
     assert again.before.value == pytest.approx(report.after.value, abs=1e-6)
 
 
+class Measurements:
+    """Counts what is measured, and interrupts before more than `most`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        losses: Callable[..., dict[str, float]] = Bench.losses
+        self.done = 0
+        self.most: float = math.inf
+
+        def counted(*args: Any, **kwargs: Any) -> dict[str, float]:
+            if self.done >= self.most:
+                raise KeyboardInterrupt
+            self.done += 1
+            return losses(*args, **kwargs)
+
+        monkeypatch.setattr(Bench, "losses", counted)
+
+
+@pytest.fixture
+def measurements(monkeypatch: pytest.MonkeyPatch) -> Measurements:
+    return Measurements(monkeypatch)
+
+
 def test_an_interrupted_run_ends_in_the_same_bytes(
-    tiny_dir: Path,
-    calibration: Path,
-    start: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_dir: Path, calibration: Path, start: Path, tmp_path: Path, measurements: Measurements
 ) -> None:
     whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
     refine(tiny_dir, calibration, [start], whole, OPTIONS)
-    losses: Callable[..., dict[str, float]] = Bench.losses
-    calls = 0
-
-    def failing(*args: Any, **kwargs: Any) -> dict[str, float]:
-        nonlocal calls
-        calls += 1
-        if calls % 4 == 0:
-            raise KeyboardInterrupt
-        return losses(*args, **kwargs)
-
-    monkeypatch.setattr(Bench, "losses", failing)
     interruptions = 0
     while not parts.exists():
+        measurements.most = measurements.done + 3
         try:
             refine(tiny_dir, calibration, [start], parts, OPTIONS)
         except KeyboardInterrupt:
@@ -258,33 +267,17 @@ def test_an_interrupted_run_ends_in_the_same_bytes(
 
 
 def test_another_time_limit_keeps_what_was_measured(
-    tiny_dir: Path,
-    calibration: Path,
-    start: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_dir: Path, calibration: Path, start: Path, tmp_path: Path, measurements: Measurements
 ) -> None:
     whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
-    losses: Callable[..., dict[str, float]] = Bench.losses
-    calls: list[int] = []
-    stop_at = 10**6
-
-    def counted(*args: Any, **kwargs: Any) -> dict[str, float]:
-        if len(calls) == stop_at:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return losses(*args, **kwargs)
-
-    monkeypatch.setattr(Bench, "losses", counted)
     refine(tiny_dir, calibration, [start], whole, OPTIONS)
-    needed = len(calls)
-    calls.clear()
-    stop_at = 4
+    needed = measurements.done
+    measurements.most = needed + 4
     with pytest.raises(KeyboardInterrupt):
         refine(tiny_dir, calibration, [start], parts, replace(OPTIONS, seconds=1e5))
-    stop_at = 10**6
+    measurements.most = math.inf
     refine(tiny_dir, calibration, [start], parts, replace(OPTIONS, seconds=2e5))
-    assert len(calls) == needed, "nothing is measured twice"
+    assert measurements.done == 2 * needed, "nothing is measured twice"
     assert parts.read_bytes() == whole.read_bytes()
 
 

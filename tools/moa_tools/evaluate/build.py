@@ -27,26 +27,16 @@ NAMES = (
     longbench.LVEVAL,
 )
 
-# Settings that say what some suites measure, by the names of the command's options, and those
-# suites.
-READERS: dict[str, tuple[str, ...]] = {
-    "lengths": (*GENERATORS, effective.NAME),
-    "text": (perplexity.NAME,),
-    "text_length": (perplexity.NAME,),
-    "texts": (perplexity.NAME,),
-    "prompts": (divergence.NAME,),
-    "prompt_tokens": (divergence.NAME,),
-    "answer_tokens": (divergence.NAME,),
-    "mean_span": (effective.NAME,),
-    "ladder": (effective.NAME,),
-    "retrieval": (effective.NAME,),
-    "threshold": (effective.NAME,),
-    "longbench": (longbench.LONGBENCH,),
-    "lveval": (longbench.LVEVAL,),
-    "benchmark_prompts": (longbench.LONGBENCH, longbench.LVEVAL),
-    "benchmark_lengths": (longbench.LONGBENCH, longbench.LVEVAL),
-    "context": (longbench.LONGBENCH, longbench.LVEVAL),
-    "limit": (longbench.LONGBENCH, longbench.LVEVAL),
+# Suites, and the options of the command that say what these alone measure.
+_BENCHMARKS = (longbench.LONGBENCH, longbench.LVEVAL)
+_OPTIONS_OF: dict[tuple[str, ...], tuple[str, ...]] = {
+    (*GENERATORS, effective.NAME): ("lengths",),
+    (perplexity.NAME,): ("text", "text_length", "texts"),
+    (divergence.NAME,): ("prompts", "prompt_tokens", "answer_tokens"),
+    (effective.NAME,): ("mean_span", "ladder", "retrieval", "threshold"),
+    (longbench.LONGBENCH,): ("longbench",),
+    (longbench.LVEVAL,): ("lveval",),
+    _BENCHMARKS: ("benchmark_prompts", "benchmark_lengths", "context", "limit"),
 }
 
 
@@ -83,10 +73,11 @@ def _parse(spec: str, grid: Grid) -> tuple[str, Grid]:
 def check_readers(given: Collection[str], suites: Sequence[str]) -> None:
     """Raises ArgumentError if an option was given that none of the suites asked for reads."""
     names = {spec.partition(":")[0] for spec in suites}
-    for option, readers in READERS.items():
-        if option in given and not names.intersection(readers):
+    for readers, options in _OPTIONS_OF.items():
+        unread = [option for option in options if option in given]
+        if unread and not names.intersection(readers):
             raise ArgumentError(
-                f"--{option.replace('_', '-')}: got a value for {', '.join(readers)}, "
+                f"--{unread[0].replace('_', '-')}: got a value for {', '.join(readers)}, "
                 f"want it left out: --suite is {','.join(suites)}"
             )
 

@@ -24,7 +24,7 @@ from moa_tools.hf.load import load_model, torch_device
 from moa_tools.hf.numeric_type import ITEM_BYTES
 from moa_tools.profile import curve_files
 from moa_tools.profile.cost_curves import CostCurve, CostCurves
-from moa_tools.profile.memory import free_bytes, is_out_of_memory
+from moa_tools.profile.memory import CAUTION, free_bytes, is_out_of_memory
 from moa_tools.progress import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ OBJECTIVE = "joint"
 _SAVE_EVERY = 20  # steps
 # On a CPU a step may take half a minute; with this the file is never older than this and a step.
 _SAVE_SECONDS = 30.0
-# After an allocation failed although the prediction was within reach: what to trust of the length.
-_CAUTION = 0.8
 
 __all__ = ["GatesOptions", "GatesReport", "gates"]
 
@@ -225,5 +223,5 @@ def _out_of_memory_named(config: ModelConfig, length: int, options: GatesOptions
             raise
         raise ResourceError(
             f"gates: {options.batch_size} samples of length {length} on {options.device}: out of "
-            f"memory; {_fits(config, options, int(_CAUTION * length))}"
+            f"memory; {_fits(config, options, int(CAUTION * length))}"
         ) from error

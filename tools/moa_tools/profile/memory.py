@@ -16,6 +16,8 @@ from moa_rt import ModelConfig, ResourceError
 
 from moa_tools.profile.influence import CPU_SLAB, CUDA_SLAB
 
+# After an allocation failed although the prediction was within reach: what to trust of the length.
+CAUTION = 0.8
 _FLOAT = 4
 _STEP = 64
 # Tensors of each width that are alive at the worst moment of a layer's backward pass.

@@ -25,9 +25,6 @@ from moa_tools.profile.partial import PartialCurves
 from moa_tools.profile.spans import profile_spans
 from moa_tools.progress import Reporter, Silent
 
-# After an allocation failed although the prediction was within reach: what to trust of the length.
-_CAUTION = 0.8
-
 Curves = NDArray[np.float64]
 
 
@@ -193,7 +190,7 @@ def _check_memory(config: ModelConfig, sample: Sample, options: ProfileOptions, 
 
 def _out_of_memory(config: ModelConfig, sample: Sample, options: ProfileOptions) -> ResourceError:
     """For an allocation that failed all the same: the prediction is trusted no longer than that."""
-    cautious = int(_CAUTION * sample.length)
+    cautious = int(memory.CAUTION * sample.length)
     return _refusal(
         config, sample, options, memory.free_bytes(options.device), "out of memory", cautious
     )

@@ -9,12 +9,9 @@ from moa_rt import ModelConfig, ResourceError
 
 from moa_tools.gates.memory import longest_that_fits, predict_memory
 from moa_tools.hf.numeric_type import ITEM_BYTES
-from moa_tools.profile.memory import free_bytes, is_out_of_memory
+from moa_tools.profile.memory import CAUTION, free_bytes, is_out_of_memory
 from moa_tools.refine.batches import batch_size
 from moa_tools.refine.options import RefineOptions
-
-# After an allocation failed although the prediction was within reach: what to trust of the length.
-_CAUTION = 0.8
 
 
 @contextmanager
@@ -44,7 +41,7 @@ def _what_may_fit(
     smaller = max(longest, most // 2)
     if smaller < most and predict_memory(config, longest, 1, item, device) <= free:
         return f"batch_tokens: got {options.tokens} on {device}: out of memory; {smaller} may fit"
-    fits = longest_that_fits(config, 1, item, device, free, int(_CAUTION * longest))
+    fits = longest_that_fits(config, 1, item, device, free, int(CAUTION * longest))
     hint = f"length {fits} may fit" if fits > 0 else "no length would: the weights do not fit"
     count = batch_size(longest, options.tokens)
     what = "1 sample" if count == 1 else f"{count} samples"
